@@ -1,0 +1,115 @@
+"""What the inventory, the table of services and ``sites`` say, in the form that plays and templates read."""
+
+from __future__ import annotations
+
+import copy
+import hmac
+import re
+import socket
+import zlib
+
+from ansible.errors import AnsibleFilterError
+
+SITE_PORT_FIRST = 8100
+SITE_PORT_COUNT = 800
+
+
+def resolve(name: str) -> str:
+    """The IPv4 address of a name; an address is returned as it is."""
+    try:
+        return socket.gethostbyname(name)
+    except OSError as error:
+        raise AnsibleFilterError(f"'{name}' does not resolve to an address: {error.strerror or error}") from error
+
+
+def natural(names: list[str]) -> list[str]:
+    """Names in the order a person counts them: web2 before web10."""
+    return sorted(names, key=lambda name: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", name)])
+
+
+def members(names: list[str], hostvars) -> list[dict[str, str]]:
+    """``{name, address, fqdn}`` of each host of a tier, in a stable order."""
+    return [
+        {"name": name, "address": hostvars[name]["host_address"], "fqdn": hostvars[name]["host_fqdn"]}
+        for name in natural(names)
+    ]
+
+
+def derived_secret(key: str, *context: str) -> str:
+    """A secret that follows from the environment's key, so that a new site needs no new secret."""
+    return hmac.new(key.encode(), ":".join(context).encode(), "sha256").hexdigest()
+
+
+def site_port(name: str) -> int:
+    """A gunicorn port that stays the same when other sites come and go."""
+    return SITE_PORT_FIRST + zlib.crc32(name.encode()) % SITE_PORT_COUNT
+
+
+def complete_sites(sites: dict, defaults: dict, key: str) -> list[dict]:
+    """Every site with every key: what its entry leaves out is taken from ``defaults`` or follows from its name."""
+    complete = []
+    for name in natural(list(sites)):
+        site = copy.deepcopy(dict(defaults)) | dict(sites[name])
+        identifier = re.sub(r"[^a-z0-9]", "_", name.lower())
+        follows = {
+            "user": identifier.replace("_", "-"),
+            "root": f"/srv/{name}",
+            "port": site_port(name),
+            "wsgi_module": site.get("settings_module", "").split(".")[0] + ".wsgi",
+            "database": identifier,
+            "database_user": identifier,
+            "database_password": derived_secret(key, name, "database"),
+            "secret_key": derived_secret(key, name, "secret_key"),
+            "cache_prefix": identifier,
+        }
+        complete.append({"name": name} | follows | site)
+    return complete
+
+
+def in_tiers(services: list[dict], tiers: list[str]) -> list[dict]:
+    """The services that a host which is in ``tiers`` runs; tier ``all`` is every host."""
+    return [service for service in services if service["tier"] == "all" or service["tier"] in tiers]
+
+
+def service_ports(service: dict, sites: list[dict]) -> list[int]:
+    """The ports of a service: its own, or one for each site."""
+    return sorted(site["port"] for site in sites) if service["port"] == "per_site" else [service["port"]]
+
+
+def firewall_rules(
+    services: list[dict], tiers: list[str], tier_members: dict, sites: list[dict], admin_networks: list[str]
+) -> list[dict]:
+    """The rules of one host: ``{name, protocol, ports, sources}``, where ``sources`` None is anyone."""
+    rules = []
+    for service in in_tiers(services, tiers):
+        peers = service["from"]
+        if "port" not in service or not peers:
+            continue
+        sources = sorted({m["address"] for tier in peers for m in tier_members.get(tier, [])})
+        if "admin" in peers:
+            sources = sources + admin_networks if admin_networks else None
+        if "world" in peers:
+            sources = None
+        rules.append(
+            {
+                "name": service["name"],
+                "protocol": service.get("protocol", "tcp"),
+                "ports": service_ports(service, sites),
+                "sources": sources,
+            }
+        )
+    return rules
+
+
+class FilterModule:
+    def filters(self):
+        return {
+            "resolve": resolve,
+            "natural": natural,
+            "members": members,
+            "derived_secret": derived_secret,
+            "complete_sites": complete_sites,
+            "in_tiers": in_tiers,
+            "service_ports": service_ports,
+            "firewall_rules": firewall_rules,
+        }
