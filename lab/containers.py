@@ -1,0 +1,308 @@
+"""The containers that stand in for the hosts of one environment."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import ipaddress
+import os
+import shutil
+import subprocess
+import tarfile
+import tempfile
+import time
+from pathlib import Path
+
+import docker
+import yaml
+
+from lab import engine
+from tools import secrets
+
+ROOT = Path(__file__).resolve().parents[1]
+IMAGE_FOLDER = ROOT / "lab/image"
+CA_FOLDER = Path("/usr/local/share/ca-certificates")
+LABEL = "trestle.lab"
+BOOT_SECONDS = 120
+
+# Megabytes of memory a host of each tier may use; a host in several tiers has their sum.
+MEMORY_MB = {"lb": 256, "web": 1024, "db": 768, "cache": 256, "media": 256, "monitor": 768}
+HOST_CORES = 1
+
+# The last byte of the addresses in the lab's /24. Those the engine hands out by itself (strangers) lie between.
+FIRST_HOST, FIRST_STRANGER, FLOATING = 10, 128, 250
+
+
+class LabError(Exception):
+    """What is wrong with the lab, in one sentence."""
+
+
+class Lab:
+    """The lab of one environment; ``name`` keeps a test's lab apart from the demo's."""
+
+    def __init__(self, env_name: str, name: str | None = None):
+        self.env_name = env_name
+        self.name = f"{name or os.environ.get('TRESTLE_LAB') or 'demo'}-{env_name}"
+        self.prefix = f"trestle-{self.name}"
+        self.folder = ROOT / ".lab" / self.name
+        self.key = self.folder / "id_ed25519"
+        self.secrets_file = self.folder / "secrets.yml"
+        self.ca_file = self.folder / "ca.crt"
+        self._client = None
+
+    @property
+    def client(self) -> docker.DockerClient:
+        if self._client is None:
+            self._client = engine.connect()
+            if self._client is None:
+                raise LabError("No Docker Engine answers: make demo finds, installs or starts one.")
+        return self._client
+
+    def containers(self) -> dict[str, docker.models.containers.Container]:
+        """Host name to container, running or not."""
+        found = self.client.containers.list(all=True, filters={"label": f"{LABEL}={self.name}"})
+        return {c.labels["trestle.host"]: c for c in found if "trestle.host" in c.labels}
+
+    def network(self):
+        found = self.client.networks.list(names=[f"^{self.prefix}$"])
+        return found[0] if found else None
+
+    def subnet(self) -> ipaddress.IPv4Network:
+        network = self.network()
+        if network is None:
+            raise LabError(f"There is no lab {self.name}: run make demo ENV={self.env_name} first.")
+        return ipaddress.ip_network(network.attrs["IPAM"]["Config"][0]["Subnet"])
+
+    def floating_address(self) -> str:
+        return str(self.subnet()[FLOATING])
+
+    def address(self, container) -> str:
+        return container.labels["trestle.address"]
+
+    def secrets(self) -> dict[str, str]:
+        return yaml.safe_load(self.secrets_file.read_text())
+
+    # What the inventory plugin adds to each host.
+
+    def overlay(self, hosts: list[str]) -> dict[str, dict]:
+        containers = self.containers()
+        missing = [h for h in hosts if h not in containers or containers[h].status != "running"]
+        if missing:
+            raise LabError(
+                f"No container of the lab {self.name} is running for {', '.join(missing)}: "
+                f"run make demo ENV={self.env_name} first."
+            )
+        subnet = self.subnet()
+        common = self.secrets() | {
+            "ansible_user": "root",
+            "ansible_ssh_private_key_file": str(self.key),
+            "ansible_ssh_common_args": "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR",
+            "host_cores": HOST_CORES,
+            "certificates_source": "ca",
+            "admin_networks": [f"{subnet[1]}/32"],
+        }
+        overlay = {}
+        for host in hosts:
+            container = containers[host]
+            overlay[host] = common | {
+                "ansible_host": self.address(container),
+                "host_memory_mb": int(container.labels["trestle.memory_mb"]),
+            }
+            if len(self._hosts_of("lb", containers)) > 1:
+                overlay[host]["lb_vip"] = str(subnet[FLOATING])
+            else:
+                overlay[host]["lb_vip"] = ""
+        return overlay
+
+    @staticmethod
+    def _hosts_of(tier: str, containers: dict) -> list[str]:
+        return sorted(h for h, c in containers.items() if tier in c.labels["trestle.tiers"].split(","))
+
+    def front_address(self) -> str:
+        """Where the site is reached: the floating address, or the only load balancer's."""
+        containers = self.containers()
+        balancers = self._hosts_of("lb", containers)
+        return self.floating_address() if len(balancers) > 1 else self.address(containers[balancers[0]])
+
+    # Making and removing.
+
+    def up(self, tiers_of: dict[str, list[str]], say=print) -> None:
+        """A running container for every host of ``tiers_of`` (host to its tiers), and for no other."""
+        image = build_image(self.client, say)
+        self._prepare_folder()
+        network = self.network() or self._make_network()
+        for name, container in self.containers().items():
+            if name not in tiers_of:
+                say(f"removing {name}, which the inventory no longer names")
+                container.remove(force=True)
+        for name, tiers in tiers_of.items():
+            self._start(name, tiers, image, network)
+        self._wait_for_boot(say)
+
+    def down(self, say=print) -> None:
+        """Remove every container and network of this lab, in whatever state they were left."""
+        for container in self.client.containers.list(all=True, filters={"label": f"{LABEL}={self.name}"}):
+            container.remove(force=True, v=True)
+        if network := self.network():
+            network.reload()
+            for guest in network.attrs.get("Containers", {}):
+                network.disconnect(guest, force=True)
+            network.remove()
+        shutil.rmtree(self.folder, ignore_errors=True)
+        say(f"lab {self.name} is gone")
+
+    def _prepare_folder(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if not self.key.exists():
+            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.key)], check=True)
+        if not self.secrets_file.exists() or set(self.secrets()) != set(secrets.names()):
+            values = secrets.make(self.env_name)
+            self.secrets_file.touch(mode=0o600)
+            self.secrets_file.write_text(yaml.safe_dump(values))
+            self.ca_file.write_text(values["vault_certificates_ca_certificate"])
+
+    def _make_network(self):
+        # The engine picks a free range; only a network whose range was given lets hosts keep their addresses.
+        probe = self.client.networks.create(f"{self.prefix}-probe", labels={LABEL: self.name})
+        probe.reload()
+        free = ipaddress.ip_network(probe.attrs["IPAM"]["Config"][0]["Subnet"])
+        probe.remove()
+        subnet = next(free.subnets(new_prefix=24)) if free.prefixlen < 24 else free
+        pool = docker.types.IPAMPool(
+            subnet=str(subnet), gateway=str(subnet[1]), iprange=f"{subnet[FIRST_STRANGER]}/26"
+        )
+        return self.client.networks.create(
+            self.prefix, labels={LABEL: self.name}, ipam=docker.types.IPAMConfig(pool_configs=[pool])
+        )
+
+    def _free_address(self) -> str:
+        taken = {self.address(c) for c in self.containers().values()}
+        subnet = self.subnet()
+        return next(str(subnet[n]) for n in range(FIRST_HOST, FIRST_STRANGER) if str(subnet[n]) not in taken)
+
+    def _start(self, name: str, tiers: list[str], image: str, network) -> None:
+        container = self.containers().get(name)
+        if container is None:
+            container = self._create(name, tiers, image, network)
+        if container.status != "running":
+            container.start()
+
+    def _create(self, name: str, tiers: list[str], image: str, network):
+        api = self.client.api
+        memory_mb = sum(MEMORY_MB[tier] for tier in tiers)
+        address = self._free_address()
+        host_config = api.create_host_config(
+            cgroupns="host",
+            cap_add=["ALL"],
+            cap_drop=[] if _may_have_sys_resource() else ["SYS_RESOURCE"],
+            security_opt=["seccomp=unconfined", "apparmor=unconfined"],
+            tmpfs={"/run": "exec", "/run/lock": "", "/tmp": "exec"},
+            binds={_cgroup_folder(): {"bind": "/sys/fs/cgroup", "mode": "rw"}},
+            mem_limit=f"{memory_mb}m",
+            memswap_limit=f"{memory_mb}m",
+            shm_size="256m" if "db" in tiers else "64m",
+            sysctls={"net.ipv6.conf.all.disable_ipv6": "0"},
+        )
+        made = api.create_container(
+            image,
+            name=f"{self.prefix}-{name}",
+            hostname=name,
+            host_config=host_config,
+            networking_config=api.create_networking_config(
+                {network.name: api.create_endpoint_config(ipv4_address=address)}
+            ),
+            labels={
+                LABEL: self.name,
+                "trestle.host": name,
+                "trestle.tiers": ",".join(tiers),
+                "trestle.address": address,
+                "trestle.memory_mb": str(memory_mb),
+            },
+        )
+        api.put_archive(made["Id"], "/root", _authorized_key(self.key.with_suffix(".pub").read_bytes()))
+        return self.client.containers.get(made["Id"])
+
+    def _wait_for_boot(self, say) -> None:
+        deadline = time.monotonic() + BOOT_SECONDS
+        waiting = {name: c for name, c in self.containers().items()}
+        while waiting:
+            for name, container in list(waiting.items()):
+                if container.exec_run(["systemctl", "is-active", "--quiet", "ssh"]).exit_code == 0:
+                    del waiting[name]
+            if time.monotonic() > deadline:
+                raise LabError(f"{', '.join(waiting)} did not boot within {BOOT_SECONDS} s: see docker logs.")
+            time.sleep(0.5 if waiting else 0)
+
+
+def _authorized_key(public: bytes) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        folder = tarfile.TarInfo(".ssh")
+        folder.type, folder.mode = tarfile.DIRTYPE, 0o700
+        archive.addfile(folder)
+        file = tarfile.TarInfo(".ssh/authorized_keys")
+        file.size, file.mode = len(public), 0o600
+        archive.addfile(file, io.BytesIO(public))
+    return out.getvalue()
+
+
+def _cgroup_folder() -> str:
+    """What systemd in a container needs at /sys/fs/cgroup: the version 2 tree, wherever this host has it."""
+    unified = Path("/sys/fs/cgroup/unified")
+    return str(unified) if unified.is_dir() else "/sys/fs/cgroup"
+
+
+def _may_have_sys_resource() -> bool:
+    bounding = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("CapBnd"))
+    return bool(int(bounding.split()[1], 16) >> 24 & 1)
+
+
+# The host image.
+
+
+def build_image(client: docker.DockerClient, say=print) -> str:
+    """The tag of the host image, built where this version of it is not there yet."""
+    certificates = sorted(CA_FOLDER.rglob("*.crt")) if CA_FOLDER.is_dir() else []
+    parts = [p for p in sorted(IMAGE_FOLDER.iterdir()) if p.is_file()] + certificates
+    tag = "trestle-host:" + hashlib.sha256(b"".join(p.read_bytes() for p in parts)).hexdigest()[:12]
+    if client.images.list(name=tag):
+        return tag
+    base = _base_image(client, say)
+    say(f"building the host image {tag}")
+    with tempfile.TemporaryDirectory() as folder:
+        context = Path(folder) / "context"
+        shutil.copytree(IMAGE_FOLDER, context)
+        (context / "ca").mkdir()
+        for certificate in certificates:
+            shutil.copy(certificate, context / "ca")
+        try:
+            client.images.build(path=str(context), tag=tag, buildargs={"BASE": base}, rm=True)
+        except docker.errors.BuildError as error:
+            last = [line["stream"].strip() for line in error.build_log if line.get("stream", "").strip()][-5:]
+            raise LabError(f"The host image could not be built: {' | '.join(last)}") from error
+    return tag
+
+
+def _base_image(client: docker.DockerClient, say) -> str:
+    """debian:13 where a registry has it, the same made by mmdebstrap where none is reached."""
+    for tag in ("debian:13", "trestle-debian:13"):
+        if client.images.list(name=tag):
+            return tag
+    try:
+        say("pulling debian:13")
+        client.images.pull("debian", tag="13")
+        return "debian:13"
+    except docker.errors.APIError:
+        say("no registry has debian:13 for us: making it with mmdebstrap")
+    if not shutil.which("mmdebstrap"):
+        subprocess.run(["apt-get", "update", "-q"], check=False, capture_output=True)
+        install = ["apt-get", "install", "-y", "-q", "--no-install-recommends", "mmdebstrap"]
+        if subprocess.run(install, env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"}, capture_output=True).returncode:
+            raise LabError("debian:13 cannot be pulled and mmdebstrap cannot be installed: check the network.")
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder) / "root.tar"
+        done = subprocess.run(["mmdebstrap", "--variant=minbase", "trixie", str(root)], capture_output=True, text=True)
+        if done.returncode:
+            raise LabError(f"mmdebstrap could not make a Debian root: {done.stderr.strip().splitlines()[-1]}")
+        client.api.import_image_from_file(str(root), repository="trestle-debian", tag="13")
+    return "trestle-debian:13"
