@@ -74,26 +74,18 @@ class Front:
 
 
 class _To(requests.adapters.HTTPAdapter):
+    """Connects to one address; the request's Host, SNI and the certificate's name stay those of the URL."""
+
     def __init__(self, address: str):
         self.address = address
         super().__init__()
 
-    def send(self, request, **kwargs):
-        url = urllib3.util.parse_url(request.url)
-        request.headers.setdefault("Host", url.netloc)
-        self.poolmanager.connection_pool_kw["server_hostname"] = url.host
-        self.poolmanager.connection_pool_kw["assert_hostname"] = url.host
-        return super().send(request, **kwargs)
-
     def build_connection_pool_key_attributes(self, request, verify, cert=None):
         host_params, pool_kwargs = super().build_connection_pool_key_attributes(request, verify, cert)
-        self.poolmanager.connection_pool_kw.pop("server_hostname", None)
         if host_params["scheme"] == "https":
             pool_kwargs |= {"server_hostname": host_params["host"], "assert_hostname": host_params["host"]}
-        else:
-            self.poolmanager.connection_pool_kw.pop("assert_hostname", None)
-        host_params["host"] = self.address
-        return host_params, pool_kwargs
+        request.headers["Host"] = urllib3.util.parse_url(request.url).netloc
+        return host_params | {"host": self.address}, pool_kwargs
 
 
 @pytest.fixture(scope="session")
