@@ -168,9 +168,7 @@ class Lab:
         free = ipaddress.ip_network(probe.attrs["IPAM"]["Config"][0]["Subnet"])
         probe.remove()
         subnet = next(free.subnets(new_prefix=24)) if free.prefixlen < 24 else free
-        pool = docker.types.IPAMPool(
-            subnet=str(subnet), gateway=str(subnet[1]), iprange=f"{subnet[FIRST_STRANGER]}/26"
-        )
+        pool = docker.types.IPAMPool(subnet=str(subnet), gateway=str(subnet[1]), iprange=f"{subnet[FIRST_STRANGER]}/26")
         return self.client.networks.create(
             self.prefix, labels={LABEL: self.name}, ipam=docker.types.IPAMConfig(pool_configs=[pool])
         )
@@ -297,7 +295,9 @@ def _base_image(client: docker.DockerClient, say) -> str:
     if not shutil.which("mmdebstrap"):
         subprocess.run(["apt-get", "update", "-q"], check=False, capture_output=True)
         install = ["apt-get", "install", "-y", "-q", "--no-install-recommends", "mmdebstrap"]
-        if subprocess.run(install, env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"}, capture_output=True).returncode:
+        if subprocess.run(
+            install, env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"}, capture_output=True
+        ).returncode:
             raise LabError("debian:13 cannot be pulled and mmdebstrap cannot be installed: check the network.")
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "root.tar"

@@ -9,7 +9,7 @@ from ansible.plugins.inventory import BaseInventoryPlugin
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from lab import containers  # noqa: E402 (the repository's root is not a package path of Ansible)
+from lab import containers
 
 DOCUMENTATION = """
 name: trestle_lab
