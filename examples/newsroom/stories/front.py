@@ -1,7 +1,7 @@
 """The front page's list of stories, kept in the cache.
 
-Only the list is kept: the rest of the page says who is logged in and which web host answered. Its key carries an edition,
-and every change of a story starts a new one, so that a list read just before the change cannot be stored over it.
+Only the list is kept: the rest of the page says who is logged in and which web host answered. Its key carries an
+edition, and every change of a story starts a new one, so that a list read just before it cannot be stored over it.
 """
 
 import time

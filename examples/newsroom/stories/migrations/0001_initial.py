@@ -2,8 +2,9 @@
 
 import django.core.validators
 import django.utils.timezone
-import stories.models
 from django.db import migrations, models
+
+import stories.models
 
 
 class Migration(migrations.Migration):

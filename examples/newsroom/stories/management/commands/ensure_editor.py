@@ -6,7 +6,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 
 class Command(BaseCommand):
-    help = "Make sure that the user 'editor' exists, has EDITOR_PASSWORD as password, and may add, change and delete stories."
+    help = "Make sure that the user 'editor' has EDITOR_PASSWORD as password and may add, change and delete stories."
 
     def handle(self, **options):
         password = os.environ.get("EDITOR_PASSWORD")
