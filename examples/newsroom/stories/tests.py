@@ -124,9 +124,9 @@ class CacheTest(NewsroomTestCase):
 
     def test_a_list_read_before_a_change_is_not_stored_over_it(self):
         key = front.key(1)
-        self.write("New")
+        self.write("Fresh")
         cache.set(key, "an old list", front.SECONDS)
-        self.assertContains(self.client.get("/"), "New")
+        self.assertContains(self.client.get("/"), "Fresh")
 
 
 class WritingTest(NewsroomTestCase):
@@ -161,7 +161,7 @@ class WritingTest(NewsroomTestCase):
     def test_what_is_no_picture_is_refused(self):
         self.client.force_login(ensure_editor())
         page = SimpleUploadedFile("page.html", b"<script>alert(1)</script>", "text/html")
-        for upload in (page, picture("picture.html"), SimpleUploadedFile("small.png", b"not a picture")):
+        for upload in (page, picture("small.tiff"), SimpleUploadedFile("small.png", b"not a picture")):
             self.assertEqual(self.post(picture=upload).status_code, 200, upload.name)
         self.assertFalse(Story.objects.exists())
 
