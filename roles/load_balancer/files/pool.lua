@@ -1,0 +1,70 @@
+-- Ansible managed
+-- The pool: which web hosts a site's requests go to. The pool checker is the only one that writes it, and nothing it
+-- writes needs a reload. What it has not said (yet, or for TTL seconds) counts as up.
+local balancer = require "ngx.balancer"
+local cjson = require "cjson.safe"
+
+local FILE, TTL = "/etc/nginx/trestle/pool.json", 10
+local KNOWN = { up = true, drained = true, down = true }
+local states = ngx.shared.trestle_pool
+
+local file = assert(io.open(FILE))
+local sites = assert(cjson.decode(file:read("*a")))
+file:close()
+
+local pool = {}
+
+local function state(site, backend)
+  return states:get(site .. "/" .. backend.host) or "up"
+end
+
+-- Before the request is passed on: line up the backends that are in, beginning with another one each time.
+function pool.choose(site)
+  local up = {}
+  for _, backend in ipairs(sites[site]) do
+    if state(site, backend) == "up" then up[#up + 1] = backend end
+  end
+  if #up == 0 then return ngx.exit(ngx.HTTP_SERVICE_UNAVAILABLE) end
+  ngx.ctx.backends, ngx.ctx.turn, ngx.ctx.tried = up, states:incr("turn of " .. site, 1, 0), 0
+end
+
+-- For the first try and, where nginx may repeat the request, for the next: never the same backend twice.
+function pool.connect()
+  local ctx = ngx.ctx
+  if ctx.tried == 0 and #ctx.backends > 1 then balancer.set_more_tries(1) end
+  local backend = ctx.backends[(ctx.turn + ctx.tried) % #ctx.backends + 1]
+  ctx.tried = ctx.tried + 1
+  assert(balancer.set_current_peer(backend.address, backend.port))
+end
+
+local function view()
+  local seen = {}
+  for site, backends in pairs(sites) do
+    seen[site] = {}
+    for _, backend in ipairs(backends) do
+      seen[site][backend.host] = {
+        address = backend.address .. ":" .. backend.port,
+        state = state(site, backend),
+        checked = states:get(site .. "/" .. backend.host) ~= nil,
+      }
+    end
+  end
+  return seen
+end
+
+-- GET: the pool as it is. PUT {site: {host: state}}: what the checker found.
+function pool.answer()
+  if ngx.req.get_method() == "PUT" then
+    ngx.req.read_body()
+    local said = cjson.decode(ngx.req.get_body_data() or "")
+    if type(said) ~= "table" then return ngx.exit(ngx.HTTP_BAD_REQUEST) end
+    for site, hosts in pairs(said) do
+      for host, found in pairs(hosts) do
+        if KNOWN[found] then states:set(site .. "/" .. host, found, TTL) end
+      end
+    end
+  end
+  ngx.say(cjson.encode(view()))
+end
+
+return pool
