@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hmac
 import re
 import socket
@@ -49,7 +48,7 @@ def complete_sites(sites: dict, defaults: dict, key: str) -> list[dict]:
     """Every site with every key: what its entry leaves out is taken from ``defaults`` or follows from its name."""
     complete = []
     for name in natural(list(sites)):
-        site = copy.deepcopy(dict(defaults)) | dict(sites[name])
+        site = dict(defaults) | dict(sites[name])
         identifier = re.sub(r"[^a-z0-9]", "_", name.lower())
         follows = {
             "user": identifier.replace("_", "-"),
