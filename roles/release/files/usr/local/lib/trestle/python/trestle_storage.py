@@ -1,0 +1,146 @@
+"""A Django storage that keeps uploads on the media hosts: written by WebDAV to every one, read from any.
+
+STORAGES["default"]["BACKEND"] is "trestle_storage.MediaStorage". Without arguments it reads MEDIA_UPLOAD_URLS (a comma
+list), MEDIA_UPLOAD_USER, MEDIA_UPLOAD_PASSWORD and MEDIA_URL. One media host that accepts a file is enough: the
+others fetch from it what they lack.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import http.client
+import io
+import logging
+import os
+import tempfile
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from urllib.parse import quote, urljoin, urlsplit
+
+from django.core.files.base import File
+from django.core.files.storage import Storage
+from django.utils.deconstruct import deconstructible
+from django.utils.encoding import filepath_to_uri
+
+logger = logging.getLogger(__name__)
+
+CONNECT_SECONDS = 2
+TRANSFER_SECONDS = 20
+CHUNK = 64 * 1024
+IN_MEMORY = 1024 * 1024
+
+
+class MediaError(OSError):
+    """No media host did what was asked."""
+
+
+@deconstructible(path="trestle_storage.MediaStorage")
+class MediaStorage(Storage):
+    def __init__(self, urls=None, user=None, password=None, base_url=None):
+        urls = os.environ.get("MEDIA_UPLOAD_URLS", "").split(",") if urls is None else urls
+        self.urls = [url.rstrip("/") + "/" for url in urls if url]
+        self.base_url = base_url or os.environ.get("MEDIA_URL", "/media/")
+        user = user or os.environ.get("MEDIA_UPLOAD_USER", "upload")
+        password = password or os.environ.get("MEDIA_UPLOAD_PASSWORD", "")
+        self.authorization = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+
+    @contextlib.contextmanager
+    def _request(self, method, url, name, body=None, length=None):
+        """One answer of one media host; the connection ends with the block."""
+        parts = urlsplit(url)
+        connection = http.client.HTTPConnection(parts.hostname, parts.port or 80, timeout=CONNECT_SECONDS)
+        try:
+            connection.connect()
+            connection.sock.settimeout(TRANSFER_SECONDS)
+            headers = {"Authorization": self.authorization}
+            if length is not None:
+                headers["Content-Length"] = str(length)
+            connection.request(method, parts.path + quote(str(name).lstrip("/")), body=body, headers=headers)
+            yield connection.getresponse()
+        finally:
+            connection.close()
+
+    def _save(self, name, content):
+        if not self.urls:
+            raise MediaError("MEDIA_UPLOAD_URLS names no media host")
+        with self._binary(content) as source:
+            length = source.seek(0, io.SEEK_END)
+            failures = [failure for url in self.urls if (failure := self._put(url, name, source, length))]
+        if len(failures) == len(self.urls):
+            raise MediaError(f"No media host took {name}: " + "; ".join(failures))
+        for failure in failures:
+            logger.warning("%s was not stored everywhere: %s", name, failure)
+        return name
+
+    def _put(self, url, name, source, length):
+        """None, or why this host did not take it."""
+        source.seek(0)
+        try:
+            with self._request("PUT", url, name, iter(lambda: source.read(CHUNK), b""), length) as answer:
+                return None if answer.status in (200, 201, 204) else f"{url} answered {answer.status}"
+        except (OSError, http.client.HTTPException) as error:
+            return f"{url}: {error}"
+
+    @staticmethod
+    @contextlib.contextmanager
+    def _binary(content):
+        """The content as a seekable binary file that is never wholly in memory."""
+        with tempfile.SpooledTemporaryFile(max_size=IN_MEMORY) as copy:
+            for chunk in content.chunks():
+                copy.write(chunk.encode() if isinstance(chunk, str) else chunk)
+            yield copy
+
+    def _read(self, method, name, read):
+        """What ``read`` makes of the first good answer; FileNotFoundError where a host answers and none has it."""
+        failures, absent = [], False
+        for url in self.urls:
+            try:
+                with self._request(method, url, name) as answer:
+                    if answer.status == 200:
+                        return read(answer)
+                    absent = absent or answer.status in (404, 410)
+                    failures.append(f"{url} answered {answer.status}")
+            except (OSError, http.client.HTTPException) as error:
+                failures.append(f"{url}: {error}")
+        if absent:
+            raise FileNotFoundError(name)
+        raise MediaError(f"No media host answered for {name}: " + "; ".join(failures))
+
+    def _open(self, name, mode="rb"):
+        if mode != "rb":
+            raise ValueError("A file on the media hosts is opened for reading; save() writes it.")
+
+        def read(answer):
+            copy = tempfile.SpooledTemporaryFile(max_size=IN_MEMORY)  # noqa: SIM115 (the caller closes the File)
+            while chunk := answer.read(CHUNK):
+                copy.write(chunk)
+            copy.seek(0)
+            return copy
+
+        return File(self._read("GET", name, read), name)
+
+    def exists(self, name):
+        try:
+            return self._read("HEAD", name, lambda answer: True)
+        except FileNotFoundError:
+            return False
+
+    def size(self, name):
+        return int(self._read("HEAD", name, lambda answer: answer.getheader("Content-Length", "0")))
+
+    def get_modified_time(self, name):
+        moment = self._read("HEAD", name, lambda answer: answer.getheader("Last-Modified"))
+        return parsedate_to_datetime(moment) if moment else datetime.now(UTC)
+
+    def delete(self, name):
+        for url in self.urls:
+            try:
+                with self._request("DELETE", url, name) as answer:
+                    if answer.status not in (200, 204, 404):
+                        logger.warning("%s was not deleted: %s answered %s", name, url, answer.status)
+            except (OSError, http.client.HTTPException) as error:
+                logger.warning("%s was not deleted: %s: %s", name, url, error)
+
+    def url(self, name):
+        return urljoin(self.base_url, filepath_to_uri(name).lstrip("/"))
