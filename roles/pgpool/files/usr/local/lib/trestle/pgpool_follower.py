@@ -1,0 +1,157 @@
+#!/usr/bin/python3
+# Ansible managed: role pgpool
+"""Makes pgpool's view of its backends equal to Patroni's: who is primary, who is up.
+
+Patroni alone decides. Once a second this asks every backend's Patroni what it is, asks pgpool (over PCP) what it
+believes, and corrects pgpool. It keeps nothing but two counters for each host, so it may be restarted at any time.
+"""
+
+import json
+import os
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+PATRONI_PORT = 8008
+PCP = ["-h", "/run/pgpool", "-p", "9898", "-U", "pcp", "-w"]
+STATE = Path("/run/pgpool/follower.json")
+PROBES_TO_DETACH_DOWN = 2
+# A healthy standby does not stream for a while after a failover: that is no reason to detach it.
+PROBES_TO_DETACH_STALE = 10
+
+
+class Backend(NamedTuple):
+    """What pgpool believes of one backend."""
+
+    id: int
+    host: str
+    up: bool
+    primary: bool
+
+
+class Count(NamedTuple):
+    """For how many probes in a row a host was down, and was a standby that does not stream."""
+
+    down: int = 0
+    stale: int = 0
+
+
+def role_of(code: int, answer: dict) -> str:
+    """What a Patroni's answer to GET /primary says: primary, standby, stale, starting or down."""
+    if answer.get("state") != "running":
+        return "down"
+    if code == 200:
+        return "primary" if answer.get("role") in ("primary", "master") else "starting"
+    if answer.get("role") != "replica":
+        return "down"
+    return "standby" if answer.get("replication_state") == "streaming" else "stale"
+
+
+def probe(host: str) -> str:
+    try:
+        try:
+            with urllib.request.urlopen(f"http://{host}:{PATRONI_PORT}/primary", timeout=1) as reply:
+                return role_of(200, json.load(reply))
+        except urllib.error.HTTPError as reply:
+            return role_of(reply.code, json.load(reply))
+    except (OSError, ValueError):
+        return "down"
+
+
+def count(real: dict[str, str], before: dict[str, Count]) -> dict[str, Count]:
+    counts = {}
+    for host, role in real.items():
+        old = before.get(host, Count())
+        counts[host] = Count(old.down + 1 if role == "down" else 0, old.stale + 1 if role == "stale" else 0)
+    return counts
+
+
+def decide(real: dict[str, str], pool: list[Backend], counts: dict[str, Count]) -> list[tuple[str, int]]:
+    """What to do, as (attach | promote | detach, backend): nothing unless exactly one host says it is the primary."""
+    leaders = [backend for backend in pool if real.get(backend.host) == "primary"]
+    if len(leaders) != 1:
+        return []
+    leader = leaders[0]
+    if not leader.up:
+        return [("attach", leader.id)]
+    if not leader.primary:
+        return [("promote", leader.id)]
+    actions = []
+    for backend in pool:
+        if backend is leader:
+            continue
+        counted = counts.get(backend.host, Count())
+        gone = counted.down >= PROBES_TO_DETACH_DOWN or counted.stale >= PROBES_TO_DETACH_STALE
+        if real.get(backend.host) == "standby" and not backend.up:
+            actions.append(("attach", backend.id))
+        elif gone and backend.up:
+            actions.append(("detach", backend.id))
+    return actions
+
+
+def parse_pool(text: str) -> list[Backend]:
+    """The answer to pcp_node_info -a: host port status weight status-name postgres-status role ..."""
+    rows = [line.split() for line in text.splitlines() if line.strip()]
+    return [Backend(i, row[0], row[4] in ("up", "waiting"), row[6] == "primary") for i, row in enumerate(rows)]
+
+
+def summary(real: dict[str, str], pool: list[Backend], actions: list[tuple[str, int]]) -> dict:
+    """What check_pgpool and `make status` read. The primary is the one that pgpool and Patroni agree upon."""
+    agreed = [b.host for b in pool if b.up and b.primary and real.get(b.host) == "primary"]
+    return {
+        "time": time.time(),
+        "primary": agreed[0] if len(agreed) == 1 else None,
+        "standbys": [b.host for b in pool if b.up and not b.primary and real.get(b.host) == "standby"],
+        "backends": [b._asdict() | {"patroni": real.get(b.host)} for b in pool],
+        "actions": actions,
+    }
+
+
+def pcp(command: str, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run([command, *PCP, *arguments], capture_output=True, text=True, timeout=8)
+    except subprocess.TimeoutExpired:
+        print(f"{command} {' '.join(arguments)}: no answer within 8 s", flush=True)
+        return None
+    if done.returncode:
+        print(f"{command} {' '.join(arguments)}: {done.stderr.strip()}", flush=True)
+        return None
+    return done.stdout
+
+
+def write_state(state: dict) -> None:
+    """Whole or not at all. pgpool's folder is gone while it is stopped: there is nothing to tell then."""
+    try:
+        scratch = STATE.with_suffix(".new")
+        scratch.write_text(json.dumps(state))
+        os.replace(scratch, STATE)
+    except OSError:
+        pass
+
+
+def main() -> None:
+    counts: dict[str, Count] = {}
+    said = None
+    with ThreadPoolExecutor(8) as threads:
+        while True:
+            began = time.monotonic()
+            pool = parse_pool(pcp("pcp_node_info", "-a") or "")
+            hosts = [backend.host for backend in pool]
+            real = dict(zip(hosts, threads.map(probe, hosts), strict=True))
+            counts = count(real, counts)
+            actions = decide(real, pool, counts)
+            if real != said or actions:
+                said = real
+                print(f"patroni: {real}; to do: {actions or 'nothing'}", flush=True)
+            write_state(summary(real, pool, actions))
+            for action, backend in actions:
+                pcp(f"pcp_{action}_node", "-n", str(backend))
+            time.sleep(0.3 if actions else max(0.1, 1 - (time.monotonic() - began)))
+
+
+if __name__ == "__main__":
+    main()
