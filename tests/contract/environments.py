@@ -131,23 +131,25 @@ class Environment:
         self.loader = DataLoader()
         self.loader.set_basedir(str(ROOT / "playbooks"))
         self.inventory = InventoryManager(self.loader, sources=[str(SOURCES[name])])
-        if without:
-            self.inventory.remove_restriction()
-            host = self.inventory.get_host(without)
-            for group in host.get_groups():
-                group.remove_host(host)
-            self.inventory._inventory.hosts.pop(without)
-            self.inventory.clear_caches()
         self.variables = VariableManager(self.loader, self.inventory)
         self.variables._extra_vars = {key: trust_as_template(value) for key, value in vault(name).items()}
         self.hostvars = HostVars(self.inventory, self.variables, self.loader)
         self.hosts = [host.name for host in self.inventory.get_hosts()]
         for number, host in enumerate(self.hosts, 10):
             self.variables.set_host_facts(host, self.facts(host, number))
+        if without:
+            self._remove(without)
         self.plays = [
             (play, Play.load({"name": play["name"], "hosts": play["hosts"]}, self.variables, self.loader))
             for play in plays()
         ]
+
+    def _remove(self, name: str):
+        """As if its line had been deleted from hosts.yml; the others keep their addresses."""
+        host = self.inventory.get_host(name)
+        self.hosts.remove(name)
+        self.inventory._inventory.remove_host(host)
+        self.inventory.clear_caches()
 
     @staticmethod
     def facts(host: str, number: int) -> dict:
@@ -172,9 +174,20 @@ class Environment:
     def templar(self, variables: dict) -> Templar:
         return Templar(loader=self.loader, variables=variables)
 
+    @staticmethod
+    def expression(name: str) -> str:
+        return trust_as_template("{{ " + name + " }}")
+
     def value(self, host: str, name: str):
         """A variable of a host, as a play would see it."""
-        return self.templar(self.vars_of(host)).template(trust_as_template("{{ " + name + " }}"))
+        return self.templar(self.vars_of(host)).template(self.expression(name))
+
+    def role_vars(self, role: str, host: str, play: Play) -> dict:
+        """The variables of a task of the role, its defaults among them."""
+        include = RoleInclude.load(role, play=play, variable_manager=self.variables, loader=self.loader)
+        loaded = Role.load(include, play=play)
+        task = Task.load({"ansible.builtin.debug": {}}, role=loaded, variable_manager=self.variables)
+        return self.vars_of(host, play, task)
 
     def hosts_with(self, role: str) -> list[tuple[str, Play]]:
         """The hosts that a play of site.yml gives the role, each with that play."""
@@ -190,14 +203,9 @@ class Environment:
         return [rendered for host, play in self.hosts_with(role) for rendered in self._render(role, host, play)]
 
     def _render(self, role: str, host: str, play: Play) -> Iterator[Rendered]:
-        include = RoleInclude.load(role, play=play, variable_manager=self.variables, loader=self.loader)
-        loaded = Role.load(include, play=play)
+        variables = self.role_vars(role, host, play)
         for entry, around in template_tasks(self.loader, ROOT / "roles" / role):
-            task = Task.load(
-                {"name": entry["name"], "ansible.builtin.debug": {}}, role=loaded, variable_manager=self.variables
-            )
-            variables = self.vars_of(host, play, task) | around.variables
-            for scope in self._scopes(variables, around.loops):
+            for scope in self._scopes(variables | around.variables, around.loops):
                 templar = self.templar(scope)
                 if all(self._holds(templar, condition) for condition in around.conditions):
                     yield self._template(role, host, entry, scope)

@@ -14,6 +14,8 @@ from environments import REAL, ROLES, ROOT, SOURCES, Rendered, environment, rend
 
 # What checks a file by itself. The other validators want the host around them, or the version that Debian 13 has.
 CHECKERS = {"visudo", "nft"}
+# Formats with no comments, JSON apart: every line would be taken for what it holds.
+SILENT = {"pool_passwd.j2", "pgpoolkey.j2"}
 LITERALS = re.compile(r"\b(?:lb|web|db|cache|media|monitor|dev)\d+\b|\b(?:production|staging)\b")
 
 every = pytest.mark.parametrize(("name", "role"), [(name, role) for role in ROLES for name in SOURCES])
@@ -25,11 +27,17 @@ def is_json(file: Rendered) -> bool:
 
 @every
 def test_every_template_renders_and_says_who_manages_it(name, role):
+    silent = set()
     for file in rendered(name, role):
         assert not re.search(r"\{\{ |\{% |<generator |<bound method|Undefined", file.text), f"{file}: unrendered"
-        if not is_json(file):
-            first = [line for line in file.text.splitlines() if line.strip()][:2]
-            assert any("Ansible managed" in line for line in first), f"{file} does not begin with ansible_managed"
+        first = [line for line in file.text.splitlines() if line.strip()][:2]
+        if (
+            file.source.name not in SILENT
+            and not is_json(file)
+            and not any("Ansible managed" in line for line in first)
+        ):
+            silent.add(str(file.source.relative_to(ROOT)))
+    assert not silent, f"do not begin with ansible_managed: {sorted(silent)}"
 
 
 @every

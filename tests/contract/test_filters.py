@@ -1,0 +1,114 @@
+"""The filters by themselves."""
+
+import copy
+import re
+
+import pytest
+from ansible.errors import AnsibleFilterError
+from environments import REAL, ROOT, environment
+
+from plugins.filter import trestle
+
+DEFAULTS = {"app_type": "django", "environment": {}, "packages": [], "www": "redirect"}
+ENTRY = {"source": {"path": "x"}, "domains": ["a.example.com"], "settings_module": "paper.settings.live"}
+
+
+def complete(sites: dict, key: str = "key") -> dict[str, dict]:
+    return {site["name"]: site for site in trestle.complete_sites(sites, DEFAULTS, key)}
+
+
+def test_resolve_returns_an_address_as_it_is(monkeypatch):
+    monkeypatch.undo()
+    assert trestle.resolve("192.0.2.7") == "192.0.2.7"
+
+
+def test_resolve_names_what_does_not_resolve(monkeypatch):
+    def fail(name):
+        raise OSError(2, "unknown")
+
+    monkeypatch.setattr(trestle.socket, "gethostbyname", fail)
+    with pytest.raises(AnsibleFilterError, match=r"nowhere\.example\.com"):
+        trestle.resolve("nowhere.example.com")
+
+
+def test_natural_orders_numbers_by_value_and_survives_mixed_names():
+    assert trestle.natural(["web10", "web9", "10", "web", "db-2a", "db-2"]) == [
+        "10",
+        "db-2",
+        "db-2a",
+        "web",
+        "web9",
+        "web10",
+    ]
+
+
+def test_a_derived_secret_is_stable_and_another_for_every_key_and_context():
+    secrets = [
+        trestle.derived_secret("key", "site", "database"),
+        trestle.derived_secret("key", "site", "secret_key"),
+        trestle.derived_secret("key", "other", "database"),
+        trestle.derived_secret("other", "site", "database"),
+    ]
+    assert len(set(secrets)) == len(secrets)
+    assert secrets[0] == trestle.derived_secret("key", "site", "database")
+    assert all(re.fullmatch(r"[0-9a-f]{64}", secret) for secret in secrets)
+
+
+def test_the_port_of_a_site_does_not_depend_on_the_others():
+    alone, among = complete({"m": ENTRY}), complete({"a": ENTRY, "m": ENTRY, "z": ENTRY})
+    assert alone["m"]["port"] == among["m"]["port"] == trestle.site_port("m")
+    last = trestle.SITE_PORT_FIRST + trestle.SITE_PORT_COUNT
+    assert all(trestle.SITE_PORT_FIRST <= trestle.site_port(f"site-{n}") < last for n in range(500))
+
+
+def test_what_an_entry_says_wins_over_defaults_and_over_what_follows_from_its_name():
+    site = complete({"paper": ENTRY | {"www": "keep", "port": 9000, "wsgi_module": "own.wsgi"}})["paper"]
+    assert (site["www"], site["port"], site["wsgi_module"]) == ("keep", 9000, "own.wsgi")
+    assert complete({"paper": ENTRY})["paper"]["wsgi_module"] == "paper.wsgi"
+
+
+def test_names_of_a_site_suit_what_they_name():
+    site = complete({"Shop-2.example": ENTRY})["Shop-2.example"]
+    assert re.fullmatch(r"[a-z][a-z0-9-]*", site["user"])
+    assert re.fullmatch(r"[a-z][a-z0-9_]*", site["database"])
+
+
+def test_sites_share_nothing():
+    sites = complete({"a": ENTRY, "b": ENTRY})
+    for key in ("user", "root", "port", "database", "database_password", "secret_key", "cache_prefix"):
+        assert sites["a"][key] != sites["b"][key], key
+
+
+def test_completing_changes_neither_the_entries_nor_the_defaults():
+    before = copy.deepcopy((ENTRY, DEFAULTS))
+    complete({"a": ENTRY, "b": ENTRY})
+    assert before == (ENTRY, DEFAULTS)
+
+
+def test_a_host_runs_the_services_of_its_tiers_and_those_of_every_host():
+    services = [{"name": name, "tier": name} for name in ("all", "web", "db")]
+    assert [service["name"] for service in trestle.in_tiers(services, ["web"])] == ["all", "web"]
+
+
+def test_a_service_per_site_has_every_site_s_port():
+    sites = [{"port": 8200}, {"port": 8100}]
+    assert trestle.service_ports({"port": "per_site"}, sites) == [8100, 8200]
+    assert trestle.service_ports({"port": 22}, sites) == [22]
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_the_sites_of_an_environment_have_ports_and_users_of_their_own(name):
+    here = environment(name)
+    sites = here.value(here.hosts[0], "site_list")
+    for key in ("port", "user", "database"):
+        assert len({site[key] for site in sites}) == len(sites), key
+
+
+def test_every_filter_is_used_and_every_one_that_is_used_is_there():
+    """A filter that no variable, task or template uses is a leftover."""
+    files = [
+        path for folder in ("roles", "group_vars", "playbooks", "inventories") for path in (ROOT / folder).rglob("*")
+    ]
+    text = "\n".join(path.read_text() for path in files if path.suffix in {".yml", ".j2"} and path.is_file())
+    unused = [name for name in trestle.FilterModule().filters() if not re.search(rf"\|\s*{name}\b|'{name}'", text)]
+    assert not unused
