@@ -1,0 +1,106 @@
+"""The pool checker's judgement, without a host: roles/load_balancer/files/pool_checker.py."""
+
+from __future__ import annotations
+
+import http.server
+import importlib.util
+import json
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+FILE = Path(__file__).resolve().parents[2] / "roles/load_balancer/files/pool_checker.py"
+spec = importlib.util.spec_from_file_location("pool_checker", FILE)
+checker = importlib.util.module_from_spec(spec)
+sys.modules["pool_checker"] = checker
+spec.loader.exec_module(checker)
+
+READY = checker.Answer(200, '{"ready": true}')
+DRAINED = checker.Answer(503, '{"ready": false, "reasons": ["drained"]}')
+BUSY = checker.Answer(503, "too many requests")
+SILENT = checker.Answer(0, "timed out")
+
+
+def names(*answers, start="up"):
+    state, seen = checker.State(start), []
+    for answer in answers:
+        state = checker.judge(state, answer)
+        seen.append(state.name)
+    return seen
+
+
+def test_a_drained_host_is_out_at_once_and_in_again_at_once():
+    assert names(READY, DRAINED, READY) == ["up", "drained", "up"]
+
+
+@pytest.mark.parametrize("failure", [SILENT, BUSY, checker.Answer(500), checker.Answer(404), checker.Answer(301)])
+def test_a_host_is_down_after_the_second_failure_and_up_after_one_answer(failure):
+    assert names(failure, failure, failure, READY) == ["up", "down", "down", "up"]
+
+
+def test_failures_with_an_answer_between_do_not_add_up():
+    assert names(SILENT, READY, SILENT, READY) == ["up"] * 4
+
+
+def test_a_drained_host_that_stops_answering_stays_drained_and_then_is_down():
+    assert names(DRAINED, SILENT, SILENT, DRAINED) == ["drained", "drained", "down", "drained"]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"ready": true, "reasons": ["x"]}', '{"ready": false}', '{"ready": false, "reasons": []}']
+)
+def test_a_503_that_gives_no_reason_is_a_failure(text):
+    assert names(checker.Answer(503, text), checker.Answer(503, text)) == ["up", "down"]
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    answers: dict = {}
+    told: list = []
+
+    def do_GET(self):
+        status, text = self.answers["ready"]
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def do_PUT(self):
+        self.told.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server():
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def test_a_round_asks_every_backend_and_forgets_those_that_left(server):
+    backend = {"host": "web1", "address": "127.0.0.1", "port": server.server_port}
+    Handler.answers["ready"] = (DRAINED.status, DRAINED.text)
+    with ThreadPoolExecutor() as executor:
+        before = {("blog", "gone"): checker.State("down", 5)}
+        after = checker.check({"blog": [backend]}, before, executor)
+    assert {key: state.name for key, state in after.items()} == {("blog", "web1"): "drained"}
+
+
+def test_nobody_there_is_a_failure_and_not_an_error():
+    with ThreadPoolExecutor() as executor:
+        pool = {"blog": [{"host": "web1", "address": "127.0.0.1", "port": 1}]}
+        states = checker.check(pool, checker.check(pool, {}, executor), executor)
+    assert states[("blog", "web1")].name == "down"
+
+
+def test_the_whole_pool_is_told(server, monkeypatch):
+    monkeypatch.setattr(checker, "NGINX", ("127.0.0.1", server.server_port))
+    Handler.told.clear()
+    checker.tell({("blog", "web1"): checker.State("up"), ("blog", "web2"): checker.State("down")})
+    assert Handler.told == [{"blog": {"web1": "up", "web2": "down"}}]
