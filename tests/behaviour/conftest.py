@@ -9,13 +9,15 @@ from pathlib import Path
 import pytest
 import requests
 import testinfra
-import urllib3
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "plugins/filter")]
+
+import trestle  # noqa: E402
 
 from lab import containers  # noqa: E402
+from lab import front as front_door  # noqa: E402
 from lab.__main__ import tiers_of  # noqa: E402
 
 ENV = os.environ.get("ENV", "production")
@@ -65,29 +67,21 @@ class Front:
 
     def session(self, address: str | None = None) -> requests.Session:
         """A session whose requests all go to ``address`` (by default the front), whatever name the URL has."""
-        session = requests.Session()
-        session.verify = str(self.ca_file)
-        session.trust_env = False
-        session.mount("https://", _To(address or self.address))
-        session.mount("http://", _To(address or self.address))
-        return session
-
-
-class _To(requests.adapters.HTTPAdapter):
-    """Connects to one address; the request's Host, SNI and the certificate's name stay those of the URL."""
-
-    def __init__(self, address: str):
-        self.address = address
-        super().__init__()
-
-    def build_connection_pool_key_attributes(self, request, verify, cert=None):
-        host_params, pool_kwargs = super().build_connection_pool_key_attributes(request, verify, cert)
-        if host_params["scheme"] == "https":
-            pool_kwargs |= {"server_hostname": host_params["host"], "assert_hostname": host_params["host"]}
-        request.headers["Host"] = urllib3.util.parse_url(request.url).netloc
-        return host_params | {"host": self.address}, pool_kwargs
+        return front_door.session(address or self.address, self.ca_file)
 
 
 @pytest.fixture(scope="session")
 def front(lab) -> Front:
     return Front(lab.front_address(), lab.ca_file)
+
+
+@pytest.fixture(scope="session")
+def services() -> list[dict]:
+    """The table of services."""
+    return yaml.safe_load((ROOT / "group_vars/all/services.yml").read_text())["services"]
+
+
+@pytest.fixture(scope="session")
+def sites(settings) -> list[dict]:
+    """Every site's entry with its name and port."""
+    return [{"name": name, "port": trestle.site_port(name)} | site for name, site in settings["sites"].items()]

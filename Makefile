@@ -1,0 +1,52 @@
+# Everything there is to type. `make help` explains it.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+ENV ?= production
+export ENV
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: help demo test test-all lint contract example bench down status ssh secrets venv
+
+help: ## This list
+	@echo "Trestle: production Django on your own servers. ENV=production|staging|dev chooses the inventory."
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-20s %s\n", $$1, $$2 }'
+
+venv:
+	@sh tools/bootstrap.sh
+
+demo: venv ## Stand ENV up in containers and serve a page through it; run again, it changes nothing
+	@$(BIN)/python -m lab demo
+
+status: venv ## One table: host, tier, services, health
+	@$(BIN)/python -m lab status
+
+ssh: venv ## A shell on a host of the lab: make ssh HOST=web1
+	@$(BIN)/python -m lab ssh $(HOST)
+
+down: venv ## Remove the lab of ENV
+	@$(BIN)/python -m lab down
+
+lint: venv ## ansible-lint, yamllint and ruff
+	yamllint .
+	ruff check .
+	ruff format --check .
+	ansible-lint
+
+contract: venv ## What can be checked with no host: variables, the table of services, every template
+	pytest -q -n 2 tests/contract
+
+example: venv ## The example project's own tests
+	sh tools/example-tests.sh
+
+test: venv ## Everything CI checks: lint, contract tests, the example's tests, production in containers
+	@$(BIN)/python -m tools.test default
+
+test-all: venv ## `make test`, and the same for staging and dev
+	@$(BIN)/python -m tools.test default staging dev
+
+bench: venv ## Measure the budgets: demo from nothing, second runs, tasks, memory
+	@$(BIN)/python -m lab bench
+
+secrets: venv ## Write strong secrets for ENV into its vault
+	@$(BIN)/python -m tools.secrets $(ENV)

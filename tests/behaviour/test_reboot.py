@@ -1,0 +1,54 @@
+"""Every host comes back by itself."""
+
+from __future__ import annotations
+
+import time
+
+import requests
+from conftest import TIERS
+
+from lab import status
+
+SECONDS = 150
+
+
+def test_every_host_comes_back_by_itself_after_a_reboot(lab, front, settings):
+    """All at once, as after a power cut: no order helps, and nobody logs in."""
+    found = lab.containers()
+    for container in found.values():
+        container.kill()
+    for container in found.values():
+        container.start()
+    url = f"https://{next(iter(settings['sites'].values()))['domains'][0]}/"
+    deadline = time.monotonic() + SECONDS
+    while True:
+        down = {name: bad for name, c in lab.containers().items() if (bad := inactive(c, TIERS[name]))}
+        answer = page(front, url)
+        if not down and answer == "200":
+            return
+        assert time.monotonic() < deadline, (
+            f"{url}: {answer}; not active after {SECONDS} s: {down}\n{journal(lab, down)}"
+        )
+        time.sleep(2)
+
+
+def inactive(container, tiers: list[str]) -> list[str]:
+    units = status.units_of(tiers)
+    states = container.exec_run(["systemctl", "is-active", *units]).output.decode().split()
+    return [unit for unit, state in zip(units, states, strict=False) if state != "active"] or (
+        [] if len(states) == len(units) else ["no answer"]
+    )
+
+
+def page(front, url: str) -> str:
+    try:
+        return str(front.session().get(url, timeout=5).status_code)
+    except requests.RequestException as error:
+        return error.__class__.__name__
+
+
+def journal(lab, down: dict[str, list[str]]) -> str:
+    return "\n".join(
+        lab.containers()[name].exec_run(["journalctl", "-n", "15", "-u", units[0]]).output.decode()
+        for name, units in down.items()
+    )
