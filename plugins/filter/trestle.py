@@ -28,10 +28,8 @@ def natural(names: list[str]) -> list[str]:
 
 def members(names: list[str], hostvars) -> list[dict[str, str]]:
     """``{name, address, fqdn}`` of each host of a tier, in a stable order."""
-    return [
-        {"name": name, "address": hostvars[name]["host_address"], "fqdn": hostvars[name]["host_fqdn"]}
-        for name in natural(names)
-    ]
+    known = ((name, hostvars[name]) for name in natural(names))
+    return [{"name": name, "address": host["host_address"], "fqdn": host["host_fqdn"]} for name, host in known]
 
 
 def derived_secret(key: str, *context: str) -> str:
@@ -104,11 +102,8 @@ class FilterModule:
     def filters(self):
         return {
             "resolve": resolve,
-            "natural": natural,
             "members": members,
             "derived_secret": derived_secret,
             "complete_sites": complete_sites,
-            "in_tiers": in_tiers,
-            "service_ports": service_ports,
             "firewall_rules": firewall_rules,
         }
