@@ -56,18 +56,19 @@ def test_a_503_that_gives_no_reason_is_a_failure(text):
     assert names(checker.Answer(503, text), checker.Answer(503, text)) == ["up", "down"]
 
 
-class Handler(http.server.BaseHTTPRequestHandler):
-    answers: dict = {}
-    told: list = []
+ANSWERS: dict[str, tuple[int, str]] = {}
+TOLD: list[dict] = []
 
+
+class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
-        status, text = self.answers["ready"]
+        status, text = ANSWERS["ready"]
         self.send_response(status)
         self.end_headers()
         self.wfile.write(text.encode())
 
     def do_PUT(self):
-        self.told.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        TOLD.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
         self.send_response(200)
         self.end_headers()
 
@@ -85,7 +86,7 @@ def server():
 
 def test_a_round_asks_every_backend_and_forgets_those_that_left(server):
     backend = {"host": "web1", "address": "127.0.0.1", "port": server.server_port}
-    Handler.answers["ready"] = (DRAINED.status, DRAINED.text)
+    ANSWERS["ready"] = (DRAINED.status, DRAINED.text)
     with ThreadPoolExecutor() as executor:
         before = {("blog", "gone"): checker.State("down", 5)}
         after = checker.check({"blog": [backend]}, before, executor)
@@ -101,6 +102,6 @@ def test_nobody_there_is_a_failure_and_not_an_error():
 
 def test_the_whole_pool_is_told(server, monkeypatch):
     monkeypatch.setattr(checker, "NGINX", ("127.0.0.1", server.server_port))
-    Handler.told.clear()
+    TOLD.clear()
     checker.tell({("blog", "web1"): checker.State("up"), ("blog", "web2"): checker.State("down")})
-    assert Handler.told == [{"blog": {"web1": "up", "web2": "down"}}]
+    assert TOLD == [{"blog": {"web1": "up", "web2": "down"}}]
