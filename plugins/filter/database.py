@@ -13,7 +13,7 @@ SCRAM_ITERATIONS = 4096  # PostgreSQL's own
 
 
 def scram_verifier(password: str, key: str) -> str:
-    """What PostgreSQL keeps of a password (SCRAM-SHA-256). The salt follows from ``key``, so that the text is stable."""
+    """What PostgreSQL keeps of a password (SCRAM-SHA-256); the salt follows from ``key``, so the text is stable."""
     salt = hmac.new(key.encode(), b"scram:" + password.encode(), "sha256").digest()[:16]
     salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, SCRAM_ITERATIONS)
     stored = hashlib.sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()
@@ -23,7 +23,7 @@ def scram_verifier(password: str, key: str) -> str:
 
 
 def pgpool_encrypted(password: str, key: str) -> str:
-    """The password as pg_enc writes it to pool_passwd: AES-256-CBC, key and IV from OpenSSL's EVP_BytesToKey (SHA-1)."""
+    """The password as pg_enc writes it: AES-256-CBC, key and IV from OpenSSL's EVP_BytesToKey with SHA-1."""
     derived = block = b""
     while len(derived) < 48:
         block = hashlib.sha1(block + key.encode(), usedforsecurity=False).digest()

@@ -1,0 +1,117 @@
+"""The follower's decision: what it does to pgpool, given what Patroni says and what pgpool believes."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+ROLE = Path(__file__).resolve().parents[2] / "roles/pgpool/files/usr/local/lib/trestle"
+
+
+@pytest.fixture(scope="module")
+def follower():
+    spec = importlib.util.spec_from_file_location("pgpool_follower", ROLE / "pgpool_follower.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def pool_of(follower, *backends: str) -> list:
+    """Backends a, b, c ... from words like "up primary"."""
+    return [
+        follower.Backend(i, "abc"[i], word.startswith("up"), word.endswith("primary"))
+        for i, word in enumerate(backends)
+    ]
+
+
+HEALTHY = ("up primary", "up standby", "up standby")
+
+
+@pytest.mark.parametrize(
+    ("real", "believed", "wanted"),
+    [
+        ("primary standby standby", HEALTHY, []),
+        # A switchover: pgpool is told who leads now, and nothing else in that round.
+        ("standby primary standby", HEALTHY, [("promote", 1)]),
+        # The new leader was detached: it is attached first, promoted in the next round.
+        ("down primary standby", ("up primary", "down standby", "up standby"), [("attach", 1)]),
+        # Two that say so, or none: Patroni is in the middle of something.
+        ("primary primary standby", HEALTHY, []),
+        ("standby standby standby", HEALTHY, []),
+        ("down down down", HEALTHY, []),
+        ("starting standby standby", HEALTHY, []),
+        # A standby that streams again is attached; one that does not is left as it is.
+        ("primary standby standby", ("up primary", "down standby", "up standby"), [("attach", 1)]),
+        ("primary stale standby", ("up primary", "down standby", "up standby"), []),
+        ("primary stale standby", HEALTHY, []),
+        # One failed probe is no reason to detach (the counters are below).
+        ("primary down standby", HEALTHY, []),
+    ],
+)
+def test_decision(follower, real, believed, wanted):
+    states = dict(zip("abc", real.split(), strict=True))
+    counts = follower.count(states, {})
+    assert follower.decide(states, pool_of(follower, *believed), counts) == wanted
+
+
+def test_a_dead_standby_is_detached_after_two_probes_and_a_stale_one_after_ten(follower):
+    for role, probes in (("down", 2), ("stale", 10)):
+        states, counts = {"a": "primary", "b": role, "c": "standby"}, {}
+        for probe in range(1, probes + 1):
+            counts = follower.count(states, counts)
+            actions = follower.decide(states, pool_of(follower, *HEALTHY), counts)
+            assert actions == ([("detach", 1)] if probe == probes else []), f"{role}, probe {probe}"
+        counts = follower.count({"a": "primary", "b": "standby", "c": "standby"}, counts)
+        assert counts["b"] == (0, 0), "one good answer starts the count again"
+
+
+def test_a_host_that_left_is_forgotten(follower):
+    counts = follower.count({"a": "primary", "b": "down"}, {})
+    assert set(follower.count({"a": "primary"}, counts)) == {"a"}
+
+
+def test_one_host_alone(follower):
+    alone = pool_of(follower, "up primary")
+    assert follower.decide({"a": "primary"}, alone, {}) == []
+    assert follower.decide({"a": "down"}, alone, {"a": follower.Count(down=9)}) == []
+
+
+@pytest.mark.parametrize(
+    ("code", "answer", "role"),
+    [
+        (200, {"state": "running", "role": "primary"}, "primary"),
+        (200, {"state": "running", "role": "standby_leader"}, "starting"),
+        (503, {"state": "running", "role": "replica", "replication_state": "streaming"}, "standby"),
+        (503, {"state": "running", "role": "replica", "replication_state": "in archive recovery"}, "stale"),
+        (503, {"state": "running", "role": "primary"}, "down"),  # a primary that lost its lease
+        (503, {"state": "starting", "role": "replica"}, "down"),
+        (503, {}, "down"),
+    ],
+)
+def test_what_patroni_answers(follower, code, answer, role):
+    assert follower.role_of(code, answer) == role
+
+
+def test_what_pgpool_answers(follower):
+    text = (
+        "10.0.0.1 5432 2 0.5 up unknown standby unknown 0 streaming quorum 2026-01-01 00:00:00\n"
+        "10.0.0.2 5432 1 0.5 waiting unknown primary unknown 0 none none 2026-01-01 00:00:00\n"
+        "10.0.0.3 5432 3 0.5 down unknown standby unknown 0 none none 2026-01-01 00:00:00\n"
+    )
+    assert [tuple(b) for b in follower.parse_pool(text)] == [
+        (0, "10.0.0.1", True, False),
+        (1, "10.0.0.2", True, True),
+        (2, "10.0.0.3", False, False),
+    ]
+    assert follower.parse_pool("") == []
+
+
+def test_the_summary_names_a_primary_only_where_both_agree(follower):
+    pool = pool_of(follower, *HEALTHY)
+    agreed = follower.summary({"a": "primary", "b": "standby", "c": "standby"}, pool, [])
+    assert (agreed["primary"], agreed["standbys"]) == ("a", ["b", "c"])
+    assert follower.summary({"a": "standby", "b": "primary", "c": "standby"}, pool, [])["primary"] is None
