@@ -37,9 +37,7 @@ def converge(lab: containers.Lab, *options: str, environment: dict | None = None
     """Run site.yml against the lab, showing each play as it starts; the recap, host by host."""
     log = lab.folder / "site.log"
     command = [str(BIN / "ansible-playbook"), "site.yml", "-i", lab.env_name, "-i", "lab", *options]
-    say(
-        f"ansible-playbook site.yml -i {lab.env_name} -i lab {' '.join(options)}  (all of it in {log.relative_to(ROOT)})"
-    )
+    say(f"{' '.join(['ansible-playbook', *command[1:]])}  (all of it in {log.relative_to(ROOT)})")
     started = time.monotonic()
     with log.open("w") as out:
         process = subprocess.Popen(

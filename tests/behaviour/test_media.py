@@ -1,0 +1,138 @@
+"""The media tier: what was uploaded to one host is served by every one, and served well."""
+
+from __future__ import annotations
+
+import base64
+import uuid
+
+import pytest
+from conftest import hosts_of
+
+HASHED = "max-age=31536000, immutable"
+
+
+@pytest.fixture(scope="module")
+def site(settings) -> str:
+    return sorted(settings["sites"])[0]
+
+
+@pytest.fixture(scope="module")
+def media(host, lab):
+    return Media(host, lab)
+
+
+class Media:
+    """curl, run where the request would come from in earnest: on a web host (uploads) or a load balancer (reads)."""
+
+    def __init__(self, host, lab):
+        self.host, self.secrets = host, lab.secrets()
+        self.addresses = {name: lab.address(lab.containers()[name]) for name in hosts_of("media")}
+
+    def curl(self, on: str, url: str, *options: str, password: str | None = None, body: str | None = None):
+        """(status, headers, body) of one request."""
+        command = ["curl", "-sS", "-i", "-m", "10", *options, url]
+        if password is not None:
+            header = "Basic " + base64.b64encode(f"upload:{password}".encode()).decode()
+            command[1:1] = ["-H", f"'Authorization: {header}'"]
+        if body is not None:
+            command[1:1] = ["--data-binary", f"'{body}'"]
+        done = self.host(on).run(" ".join(command))
+        assert done.rc == 0, f"{url} from {on}: {done.stderr}"
+        head, _, text = done.stdout.replace("\r\n", "\n").partition("\n\n")
+        lines = head.splitlines()
+        headers = {k.lower(): v.strip() for k, _, v in (line.partition(":") for line in lines[1:])}
+        return int(lines[0].split()[1]), headers, text
+
+    def upload(self, name: str, path: str, method: str = "PUT", password: str | None = None, body: str | None = "x"):
+        password = self.secrets["vault_media_upload_password"] if password is None else password
+        url = f"http://{self.addresses[name]}:8083{path}"
+        return self.curl(hosts_of("web")[0], url, "-X", method, password=password, body=body)
+
+    def read(self, name: str, path: str, *options: str):
+        return self.curl(hosts_of("lb")[0], f"http://{self.addresses[name]}:8081{path}", *options)
+
+    def log(self, name: str) -> str:
+        return self.host(name).run("tail -n 5 /var/log/nginx/error.log /var/log/nginx/access.log").stdout
+
+
+@pytest.fixture
+def uploaded(media, site):
+    """The path of a text that was uploaded to the first media host alone."""
+    path = f"tests/{uuid.uuid4()}/story.txt"
+    first = hosts_of("media")[0]
+    status, _, _ = media.upload(first, f"/{site}/{path}", body="picture of a story")
+    assert status == 201, media.log(first)
+    yield path
+    for name in hosts_of("media"):
+        media.upload(name, f"/{site}/{path}", "DELETE", body=None)
+
+
+def test_an_upload_to_one_host_is_served_by_every_host(media, site, uploaded):
+    for name in hosts_of("media"):
+        status, headers, text = media.read(name, f"/{site}/media/{uploaded}")
+        assert (status, text) == (200, "picture of a story"), f"{name}\n{media.log(name)}"
+        assert headers["content-type"].startswith("text/plain")
+        assert headers["x-content-type-options"] == "nosniff"
+        assert "sandbox" in headers["content-security-policy"], "an uploaded page could run scripts"
+
+
+def test_the_storage_can_look_at_and_delete_an_upload_through_any_host(media, site, uploaded):
+    for name in hosts_of("media"):
+        status, _, text = media.upload(name, f"/{site}/{uploaded}", "GET", body=None)
+        assert (status, text) == (200, "picture of a story"), f"{name}\n{media.log(name)}"
+        status, _, _ = media.upload(name, f"/{site}/{uploaded}.absent", "GET", body=None)
+        assert status == 404, name
+    for name in hosts_of("media"):
+        assert media.upload(name, f"/{site}/{uploaded}", "DELETE", body=None)[0] == 204, media.log(name)
+    for name in hosts_of("media"):
+        assert media.read(name, f"/{site}/media/{uploaded}")[0] == 404, name
+
+
+def test_an_upload_reaches_a_visitor(front, settings, site, uploaded):
+    session = front.session()
+    for _ in range(2 * len(hosts_of("media"))):
+        answer = session.get(f"https://{settings['sites'][site]['domains'][0]}/media/{uploaded}", timeout=10)
+        assert (answer.status_code, answer.text) == (200, "picture of a story")
+
+
+@pytest.mark.parametrize("password", ["", "wrong"])
+def test_nobody_uploads_without_the_password(media, site, password):
+    for name in hosts_of("media"):
+        assert media.upload(name, f"/{site}/tests/stranger.txt", password=password)[0] == 401, name
+
+
+def test_nobody_uploads_where_no_site_is(media):
+    for name in hosts_of("media"):
+        assert media.upload(name, "/no-such-site/file.txt")[0] == 404, name
+
+
+def test_uploads_are_not_taken_where_files_are_served(media, site):
+    for name in hosts_of("media"):
+        assert media.read(name, f"/{site}/media/file.txt", "-X", "PUT", "-d", "x")[0] in (404, 405), name
+
+
+def test_part_of_a_file_can_be_asked_for(media, site, uploaded):
+    for name in hosts_of("media"):
+        media.read(name, f"/{site}/media/{uploaded}")  # from here on it has a copy of its own
+        status, headers, text = media.read(name, f"/{site}/media/{uploaded}", "-r", "13-17")
+        assert (status, text, headers["content-range"]) == (206, "story", "bytes 13-17/18"), f"{name}: {headers}"
+
+
+def test_nothing_is_listed(media, site):
+    for name in hosts_of("media"):
+        for path in ("/", f"/{site}/", f"/{site}/static/", f"/{site}/media/", f"/{site}/media/tests/"):
+            assert media.read(name, path)[0] in (403, 404), f"{name}{path}"
+
+
+def test_a_name_with_a_hash_is_kept_for_a_year_and_another_is_not(host, media, site):
+    for name in hosts_of("media"):
+        folder = f"/srv/media/{site}/static/trestle-test"
+        host(name).run(f"mkdir -p {folder} && echo 'a{{}}' | tee {folder}/a.css > {folder}/a.0123456789ab.css")
+        try:
+            _, hashed, _ = media.read(name, f"/{site}/static/trestle-test/a.0123456789ab.css")
+            _, plain, _ = media.read(name, f"/{site}/static/trestle-test/a.css")
+        finally:
+            host(name).run(f"rm -r {folder}")
+        assert HASHED in hashed["cache-control"], name
+        assert hashed["content-type"].startswith("text/css"), name
+        assert "immutable" not in plain["cache-control"], name
