@@ -17,7 +17,7 @@ import docker
 import yaml
 
 from lab import engine
-from tools import secrets
+from tools import debian, secrets
 
 ROOT = Path(__file__).resolve().parents[1]
 IMAGE_FOLDER = ROOT / "lab/image"
@@ -292,16 +292,13 @@ def _base_image(client: docker.DockerClient, say) -> str:
         return "debian:13"
     except docker.errors.APIError:
         say("no registry has debian:13 for us: making it with mmdebstrap")
-    if not shutil.which("mmdebstrap"):
-        subprocess.run(["apt-get", "update", "-q"], check=False, capture_output=True)
-        install = ["apt-get", "install", "-y", "-q", "--no-install-recommends", "mmdebstrap"]
-        if subprocess.run(
-            install, env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"}, capture_output=True
-        ).returncode:
-            raise LabError("debian:13 cannot be pulled and mmdebstrap cannot be installed: check the network.")
+    try:
+        mmdebstrap = debian.ensure("mmdebstrap", say=say)
+    except debian.InstallError as error:
+        raise LabError(str(error)) from error
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "root.tar"
-        done = subprocess.run(["mmdebstrap", "--variant=minbase", "trixie", str(root)], capture_output=True, text=True)
+        done = subprocess.run([mmdebstrap, "--variant=minbase", "trixie", str(root)], capture_output=True, text=True)
         if done.returncode:
             raise LabError(f"mmdebstrap could not make a Debian root: {done.stderr.strip().splitlines()[-1]}")
         client.api.import_image_from_file(str(root), repository="trestle-debian", tag="13")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import time
 from pathlib import Path
 
 import docker
+import psutil
+
+from tools import debian
 
 START_SECONDS = 60
 LOG = Path("/var/log/dockerd.log")
@@ -29,26 +31,7 @@ def connect() -> docker.DockerClient | None:
 
 
 def _is_running(program: str) -> bool:
-    for entry in Path("/proc").glob("[0-9]*/comm"):
-        try:
-            if entry.read_text().strip() == program and "Z" not in (entry.parent / "stat").read_text().split()[2]:
-                return True
-        except OSError:
-            continue
-    return False
-
-
-def _install(say) -> None:
-    say("installing the Docker Engine from Debian's packages")
-    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    for command in (
-        ["apt-get", "update", "-q"],
-        ["apt-get", "install", "-y", "-q", "--no-install-recommends", "docker.io", "iptables"],
-    ):
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        if done.returncode:
-            last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1]
-            raise EngineError(f"Docker could not be installed ({last}): install a Docker Engine and run this again.")
+    return any(process.info["name"] == program for process in psutil.process_iter(["name"]))
 
 
 def _start(say) -> None:
@@ -73,10 +56,10 @@ def ensure(say=print) -> docker.DockerClient:
         return client
     if os.geteuid() != 0:
         raise EngineError("No Docker Engine answers here and this is not root: run the command again with sudo.")
-    if not shutil.which("dockerd"):
-        if not shutil.which("apt-get"):
-            raise EngineError("No Docker Engine answers and this is not Debian: install one and run this again.")
-        _install(say)
+    try:
+        debian.ensure("dockerd", "docker.io", "iptables", say=say)
+    except debian.InstallError as error:
+        raise EngineError(str(error)) from error
     _start(say)
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lab import containers, engine
 from lab.__main__ import ENVIRONMENT_OF_SCENARIO, check_memory
+from tools import debian
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -18,8 +19,9 @@ def run(scenarios: list[str]) -> int:
     environment = os.environ | {"TRESTLE_LAB": "test"}
     try:
         engine.ensure()
+        debian.ensure("chromium")
         check_memory(ENVIRONMENT_OF_SCENARIO[scenarios[0]])
-    except (engine.EngineError, containers.LabError) as error:
+    except (engine.EngineError, containers.LabError, debian.InstallError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     steps = [

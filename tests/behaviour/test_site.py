@@ -11,7 +11,6 @@ import zlib
 
 import pytest
 from conftest import hosts_of
-
 from trestle import derived_secret
 
 pytestmark = pytest.mark.usefixtures("rested")
@@ -126,7 +125,8 @@ def test_the_front_page_is_served_from_memcached(front, host, lab, site, story):
     assert cached()[1:] == ["hit"] * 5, "six readers in a row, through any web host"
     found = lab.containers()
     for cache in hosts_of("cache"):
-        flush = f"printf 'flush_all\\r\\nquit\\r\\n' | timeout 3 bash -c 'exec 3<>/dev/tcp/{lab.address(found[cache])}/11211; cat >&3; cat <&3'"
+        talk = f"exec 3<>/dev/tcp/{lab.address(found[cache])}/11211; cat >&3; cat <&3"
+        flush = f"printf 'flush_all\\r\\nquit\\r\\n' | timeout 3 bash -c '{talk}'"
         assert "OK" in host(hosts_of("web")[0]).check_output(flush)
     assert cached()[0] == "miss", "the page was not in memcached after all"
 
