@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -168,6 +170,12 @@ class Memory:
         return (stats.get("usage", 0) - cache) / 2**20
 
 
+def accelerated() -> dict[str, str]:
+    """The environment in which Ansible runs its modules through mitogen."""
+    plugins = Path(importlib.util.find_spec("ansible_mitogen").origin).parent / "plugins/strategy"
+    return os.environ | {"ANSIBLE_STRATEGY": "mitogen_linear", "ANSIBLE_STRATEGY_PLUGINS": str(plugins)}
+
+
 def bench(lab: containers.Lab, tiers: dict[str, list[str]]) -> None:
     """Print the budgets, as measured here and now."""
     rows = []
@@ -180,6 +188,9 @@ def bench(lab: containers.Lab, tiers: dict[str, list[str]]) -> None:
         started = time.monotonic()
         recap = step("site.yml again", lambda: converge(lab))
         rows.append(("second run, pipelined SSH", f"{time.monotonic() - started:.0f} s", "<= 300 s"))
+        started = time.monotonic()
+        step("site.yml again, accelerated", lambda: converge(lab, environment=accelerated()))
+        rows.append(("second run, accelerated", f"{time.monotonic() - started:.0f} s", "<= 120 s"))
     rows.append(("changed by the second run", str(sum(h["changed"] for h in recap.values())), "0"))
     busiest = max(recap, key=lambda name: recap[name]["ok"])
     rows.append((f"most tasks on a host ({busiest})", str(recap[busiest]["ok"]), "<= 70"))
