@@ -67,12 +67,12 @@ if DATABASES["default"]["ENGINE"] == "django.db.backends.postgresql":
 
 CACHES = {"default": env.cache("CACHE_URL", default="locmemcache://")}
 if CACHES["default"]["BACKEND"].endswith("PyMemcacheCache"):
-    # Keys are spread over all cache hosts, and one that is down is a miss, neither an error nor a wait.
+    # Keys are spread over all cache hosts; one that does not answer is left out for ten seconds, without an error.
     CACHES["default"]["OPTIONS"] = {
         "ignore_exc": True,
         "connect_timeout": 0.5,
         "timeout": 0.5,
-        "retry_attempts": 1,
+        "retry_attempts": 0,
         "dead_timeout": 10,
     } | CACHES["default"].get("OPTIONS", {})
 
