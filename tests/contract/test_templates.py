@@ -120,3 +120,22 @@ def test_no_two_roles_own_one_file(name):
 @pytest.mark.parametrize("name", REAL)
 def test_every_role_has_hosts(name):
     assert not [role for role in ROLES if not environment(name).hosts_with(role)]
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_a_site_s_environment_reaches_the_process_as_it_is_written(name, tmp_path):
+    """Quotes, dollars and hashes in a value survive the file that the shell reads."""
+    here = environment(name)
+    sites = {site["root"]: site for site in here.value(here.hosts[0], "site_list")}
+    files = {
+        Path(file.dest).parents[1]: file for file in rendered(name, "release") if file.dest.endswith("/environment")
+    }
+    assert {str(root) for root in files} == set(sites), "not every site has an environment"
+    for root, file in files.items():
+        written = tmp_path / "environment"
+        written.write_text(file.text)
+        command = ["env", "-i", "/bin/sh", "-c", f"set -a; . {written}; exec /usr/bin/env -0"]
+        run = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        found = dict(entry.split("=", 1) for entry in run.stdout.split("\0") if entry)
+        wanted = {key: str(value) for key, value in sites[str(root)]["environment"].items()}
+        assert {key: found.get(key) for key in wanted} == wanted
