@@ -1,0 +1,86 @@
+"""A rolling change: it stops at the first host that fails, finishes when it is run again, and respects an engineer.
+
+Three runs of `--tags gunicorn`: with another keep-alive time, broken on the first host; the same again, mended; and
+without it, which leaves everything as it was.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ENV, ROOT, hosts_of
+from test_web import health, sites
+
+WEB = hosts_of("web")
+SITE = sites()[0]
+GUNICORN = f"/srv/{SITE}/current/venv/bin/gunicorn"
+CHANGE = ["-e", "gunicorn_keepalive_seconds=76"]
+# The failure below is certain at the first answer that does not come: no need to wait long for it.
+SHORT = ["-e", "gunicorn_start_seconds=8"]
+
+
+def run(*options: str) -> subprocess.CompletedProcess:
+    command = [str(Path(sys.executable).parent / "ansible-playbook"), "site.yml", "-i", ENV, "-i", "lab"]
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    return subprocess.run(
+        [*command, "--tags", "gunicorn", *options], cwd=ROOT, capture_output=True, text=True, env=environment
+    )
+
+
+def changed(output: str, name: str) -> int:
+    """How many tasks of the recap changed this host."""
+    return int(re.search(rf"^{name} .*changed=(\d+)", output, re.MULTILINE).group(1))
+
+
+def digests(host) -> dict[str, str]:
+    return {name: health(host(name), SITE, "live")[1]["digest"] for name in WEB}
+
+
+def flags(host, name: str) -> list[str]:
+    return host(name).check_output("ls /var/lib/trestle/drain").split()
+
+
+@pytest.fixture
+def as_it_was(host):
+    """Whatever happens in the test, the hosts end as they began."""
+    yield
+    host(WEB[0]).run(f"[ ! -e {GUNICORN}.whole ] || mv -f {GUNICORN}.whole {GUNICORN}")
+    for name in WEB:
+        host(name).run("rm -f /var/lib/trestle/drain/manual")
+    if any(host(name).run("grep -q 'keepalive = 76' /usr/local/lib/trestle/gunicorn.conf.py").rc == 0 for name in WEB):
+        run()
+
+
+@pytest.mark.skipif(len(WEB) < 2, reason="one web host cannot be rolled one after another")
+def test_a_failing_restart_stops_the_run_and_the_same_command_finishes_it(host, as_it_was):
+    first, last, before = WEB[0], WEB[-1], digests(host)
+    assert not any(flags(host, name) for name in WEB)
+
+    host(first).check_output(f"mv {GUNICORN} {GUNICORN}.whole && cp /bin/false {GUNICORN}")
+    broken = run(*CHANGE, *SHORT)
+    assert broken.returncode != 0, broken.stdout[-3000:]
+    assert "The last of its logs" in broken.stdout, broken.stdout[-3000:]
+    assert {name: health(host(name), SITE, "live")[1]["digest"] for name in WEB[1:]} == {
+        name: before[name] for name in WEB[1:]
+    }, "the other hosts were touched"
+    assert flags(host, first) == ["deploy"] and not any(flags(host, name) for name in WEB[1:])
+
+    host(first).check_output(f"mv -f {GUNICORN}.whole {GUNICORN}")
+    host(last).check_output("touch /var/lib/trestle/drain/manual")
+    mended = run(*CHANGE)
+    assert mended.returncode == 0, mended.stdout[-3000:]
+    after = digests(host)
+    assert all(after[name] != before[name] for name in WEB), "a host was left behind"
+    assert [flags(host, name) for name in WEB] == [[]] * (len(WEB) - 1) + [["manual"]], "a manual drain survives a run"
+    assert health(host(last), SITE, "ready")[0] == 503
+
+    host(last).check_output("rm /var/lib/trestle/drain/manual")
+    back = run()
+    assert back.returncode == 0, back.stdout[-3000:]
+    assert digests(host) == before
+    assert not any(flags(host, name) for name in WEB)

@@ -1,0 +1,125 @@
+"""The web tier: every host runs every site's wanted release, and says so."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+import yaml
+from conftest import ENV, ROOT, hosts_of
+
+WEB = hosts_of("web")
+
+
+def sites() -> list[str]:
+    text = (ROOT / "inventories" / ENV / "group_vars/all/sites.yml").read_text()
+    return list(yaml.safe_load(text)["sites"])
+
+
+def environment(host, site: str) -> dict[str, str]:
+    """What a program of the site finds in its environment."""
+    said = host.run(f"/usr/local/lib/trestle/site-run {site} current env -0")
+    assert said.rc == 0, said.stderr
+    return dict(pair.split("=", 1) for pair in said.stdout.split("\0") if pair)
+
+
+def health(host, site: str, path: str) -> tuple[int, dict]:
+    bind = environment(host, site)["GUNICORN_BIND"]
+    said = host.run(f"curl -s -m 5 -w '\\n%{{http_code}}' http://{bind}/health/{path}")
+    assert said.rc == 0, f"{site}: no answer\n{logs(host, site)}"
+    body, code = said.stdout.rsplit("\n", 1)
+    return int(code), json.loads(body)
+
+
+def logs(host, site: str) -> str:
+    return host.run(
+        f"supervisorctl status; tail -n 20 /srv/{site}/log/gunicorn.log /var/log/supervisor/{site}.log"
+    ).stdout
+
+
+@pytest.fixture(params=sites())
+def site(request) -> str:
+    return request.param
+
+
+def test_every_host_is_ready_on_the_same_release(host, site):
+    releases = {}
+    for name in WEB:
+        code, answer = health(host(name), site, "ready")
+        assert (code, answer["ready"], answer["site"], answer["host"]) == (200, True, site, name), answer
+        releases[name] = answer["release"]
+    assert len(set(releases.values())) == 1, releases
+
+
+@pytest.mark.parametrize("name", WEB)
+def test_gunicorn_runs_threads_in_the_wanted_number_of_workers(host, name, site):
+    web = host(name)
+    wanted = environment(web, site)
+    said = web.run(f"supervisorctl pid {site}:{site}-gunicorn")
+    assert said.rc == 0 and said.stdout.strip() != "0", logs(web, site)
+    master = said.stdout.strip()
+    assert web.check_output("ps -o user= -p %s", master).strip() != "root"
+    deadline = time.monotonic() + 10
+    while True:
+        # A worker is started over when it dies: look for the number, not for these processes.
+        workers = web.run(f"pgrep -c -P {master}").stdout.strip()
+        if workers == wanted["GUNICORN_WORKERS"] or time.monotonic() > deadline:
+            break
+        time.sleep(1)
+    assert workers == wanted["GUNICORN_WORKERS"], logs(web, site)
+
+
+@pytest.mark.parametrize("name", WEB)
+def test_a_worker_that_dies_is_replaced_by_the_same_release(host, name):
+    web, site = host(name), sites()[0]
+    before = health(web, site, "live")[1]
+    master = web.check_output(f"supervisorctl pid {site}:{site}-gunicorn").strip()
+    victim = web.check_output(f"pgrep -P {master} | head -n 1").strip()
+    web.check_output(f"kill -KILL {victim}")
+    time.sleep(2)
+    workers = web.check_output(f"pgrep -P {master}").split()
+    assert victim not in workers and str(len(workers)) == environment(web, site)["GUNICORN_WORKERS"], logs(web, site)
+    assert health(web, site, "live")[1] == before
+
+
+def test_a_drained_host_says_so_and_keeps_serving(host, site):
+    web = host(WEB[-1])
+    web.check_output("touch /var/lib/trestle/drain/manual")
+    try:
+        code, answer = health(web, site, "ready")
+        assert (code, answer["ready"], answer["reasons"]) == (503, False, ["drained"])
+        assert health(web, site, "live")[0] == 200
+    finally:
+        web.check_output("rm /var/lib/trestle/drain/manual")
+    assert health(web, site, "ready")[0] == 200
+
+
+@pytest.mark.parametrize("name", WEB)
+def test_a_site_s_secrets_are_its_own(host, name, site):
+    """Another user of the host reads neither the environment file nor a process' environment or arguments."""
+    web = host(name)
+    password = environment(web, site)["DATABASE_URL"].split(":")[2].split("@")[0]
+    assert web.run(f"runuser -u nobody -- cat /srv/{site}/etc/environment").rc != 0
+    arguments = web.check_output("ps -eo args")
+    assert password not in arguments and environment(web, site)["SECRET_KEY"] not in arguments
+
+
+def test_a_site_s_commands_run_in_its_own_environment(host, site):
+    web = host(WEB[0])
+    said = web.run(f"site-manage {site} shell -v 0 -c 'from django.conf import settings as s; print(s.ALLOWED_HOSTS)'")
+    assert said.rc == 0, said.stderr
+    assert environment(web, site)["ALLOWED_HOSTS"].split(",")[0] in said.stdout
+
+
+@pytest.mark.parametrize("name", WEB)
+def test_logs_are_rotated_and_written_on(host, name):
+    web, site = host(name), sites()[0]
+    log = f"/srv/{site}/log/gunicorn.log"
+    said = web.run("logrotate --force /etc/logrotate.d/trestle-sites")
+    assert said.rc == 0, said.stderr
+    master = web.check_output(f"supervisorctl pid {site}:{site}-gunicorn").strip()
+    deadline = time.monotonic() + 5
+    while (opened := web.run(f"ls -l /proc/{master}/fd").stdout).count(f"-> {log}\n") == 0:
+        assert time.monotonic() < deadline, opened
+        time.sleep(0.5)
