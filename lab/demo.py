@@ -41,7 +41,7 @@ def converge(lab: containers.Lab, *options: str, environment: dict | None = None
     command = [str(BIN / "ansible-playbook"), "site.yml", "-i", lab.env_name, "-i", "lab", *options]
     say(f"{' '.join(['ansible-playbook', *command[1:]])}  (all of it in {log.relative_to(ROOT)})")
     started = time.monotonic()
-    with log.open("w") as out:
+    with log.open("w", buffering=1) as out:
         process = subprocess.Popen(
             command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
         )
