@@ -92,6 +92,20 @@ def _sites(sites: dict, defaults: dict, complete: list[dict], file: str) -> list
     return problems
 
 
+def _certificates(first, names: list[str], where: str) -> list[str]:
+    file = f"{where}/group_vars/all/main.yml"
+    source = first.get("certificates_source")
+    if source not in ("ca", "files"):
+        return [f"{file}: certificates_source is '{source}': set it to ca or files."]
+    folder = Path(first.get("inventory_dir") or where) / "certificates"
+    wanted = [folder / f"{name}.{kind}" for name in [*names, "monitor"] for kind in ("crt", "key")]
+    missing = [str(path) for path in wanted if not path.is_file()]
+    if source == "ca" or not missing:
+        return []
+    more = f" (nor {len(missing) - 1} more)" if len(missing) > 1 else ""
+    return [f"{file}: certificates_source is files, and there is no {missing[0]}{more}: put it there, or set ca."]
+
+
 def preflight_problems(groups: dict, hostvars) -> list[str]:
     """Every problem of the inventory, as sentences; an empty list where there is none."""
     first = hostvars[groups["all"][0]]
@@ -109,8 +123,10 @@ def preflight_problems(groups: dict, hostvars) -> list[str]:
         ]
     sites_file = f"{where}/group_vars/all/sites.yml"
     sites = first.get("sites")
-    complete = first["site_list"] if isinstance(sites, dict) and sites and all(sites.values()) else []
-    return _addresses(groups, hostvars, where) + _sites(sites, first["site_defaults"], complete, sites_file)
+    whole = isinstance(sites, dict) and sites and all(isinstance(site, dict) for site in sites.values())
+    problems = _addresses(groups, hostvars, where)
+    problems += _sites(sites, first["site_defaults"], first["site_list"] if whole else [], sites_file)
+    return problems or _certificates(first, sorted(sites), where)
 
 
 class FilterModule:
