@@ -14,17 +14,13 @@ def to_migrate(releases: list[dict], sites: list[dict]) -> list[dict]:
 
 
 def static_missing(releases: list[dict], results: list[dict]) -> list[dict]:
-    """``{host, site, id, static}`` for each reachable media host (``results`` of find) without a release's files."""
+    """``{host, site, id, static}`` for each media host (``results`` of find) without a release's files."""
     missing = []
     for result in results:
-        if result.get("unreachable"):
-            continue
         found = {file["path"] for file in result.get("files", [])}
         for r in releases:
             if r["app_type"] == "django" and f"{r['static']}/.release-{r['id']}" not in found:
-                missing.append(
-                    {"host": result["item"]["name"], "site": r["site"], "id": r["id"], "static": r["static"]}
-                )
+                missing.append({"host": result["item"], "site": r["site"], "id": r["id"], "static": r["static"]})
     return missing
 
 
