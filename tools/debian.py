@@ -13,7 +13,7 @@ class InstallError(Exception):
 
 def ensure(program: str, *packages: str, say=print) -> str:
     """The path of ``program``; installs ``packages`` (by default of its name) where it is missing."""
-    path = shutil.which(program)
+    path = shutil.which(program) or shutil.which(program, path="/usr/sbin:/sbin")
     if path:
         return path
     wanted = packages or (program,)

@@ -19,7 +19,8 @@ def run(scenarios: list[str]) -> int:
     environment = os.environ | {"TRESTLE_LAB": "test"}
     try:
         engine.ensure()
-        debian.ensure("chromium")
+        for program, package in (("chromium", "chromium"), ("nft", "nftables"), ("visudo", "sudo")):
+            debian.ensure(program, package)
         check_memory(ENVIRONMENT_OF_SCENARIO[scenarios[0]])
     except (engine.EngineError, containers.LabError, debian.InstallError) as error:
         print(f"error: {error}", file=sys.stderr)

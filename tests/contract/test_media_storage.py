@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("django")
 from django.conf import settings
 from django.core.files.base import ContentFile
 
