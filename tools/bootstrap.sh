@@ -3,6 +3,8 @@
 set -eu
 cd "$(dirname "$0")/.."
 log=.cache/bootstrap.log
+# Not the Python of the virtualenv that is about to be made anew.
+PATH=$(echo "$PATH" | tr : '\n' | grep -Fxv "$PWD/.venv/bin" | paste -sd :)
 mkdir -p .cache
 
 fail() { echo "error: $*" >&2; exit 1; }
