@@ -75,9 +75,6 @@ class Lab:
             raise LabError(f"There is no lab {self.name}: run make demo ENV={self.env_name} first.")
         return ipaddress.ip_network(network.attrs["IPAM"]["Config"][0]["Subnet"])
 
-    def floating_address(self) -> str:
-        return str(self.subnet()[FLOATING])
-
     def address(self, container) -> str:
         return container.labels["trestle.address"]
 
@@ -103,29 +100,35 @@ class Lab:
             "host_load_limit": HOST_LOAD_LIMIT,
             "certificates_source": "ca",
             "admin_networks": [f"{subnet[1]}/32"],
+            "lb_vip": str(subnet[FLOATING]) if self.has_floating_address(containers) else "",
         }
-        overlay = {}
-        for host in hosts:
-            container = containers[host]
-            overlay[host] = common | {
-                "ansible_host": self.address(container),
-                "host_memory_mb": int(container.labels["trestle.memory_mb"]),
+        return {
+            host: common
+            | {
+                "ansible_host": self.address(containers[host]),
+                "host_memory_mb": int(containers[host].labels["trestle.memory_mb"]),
             }
-            if len(self._hosts_of("lb", containers)) > 1:
-                overlay[host]["lb_vip"] = str(subnet[FLOATING])
-            else:
-                overlay[host]["lb_vip"] = ""
-        return overlay
+            for host in hosts
+        }
 
     @staticmethod
-    def _hosts_of(tier: str, containers: dict) -> list[str]:
-        return sorted(h for h, c in containers.items() if tier in c.labels["trestle.tiers"].split(","))
+    def tiers(container) -> list[str]:
+        return container.labels["trestle.tiers"].split(",")
+
+    def has_floating_address(self, containers: dict) -> bool:
+        return sum("lb" in self.tiers(container) for container in containers.values()) > 1
+
+    def table_tiers(self, containers: dict, name: str) -> list[str]:
+        """A host's tiers as the table of services names them: "vip" is a balancer's where an address floats."""
+        tiers = self.tiers(containers[name])
+        return [*tiers, "vip"] if "lb" in tiers and self.has_floating_address(containers) else tiers
 
     def front_address(self) -> str:
         """Where the site is reached: the floating address, or the only load balancer's."""
         containers = self.containers()
-        balancers = self._hosts_of("lb", containers)
-        return self.floating_address() if len(balancers) > 1 else self.address(containers[balancers[0]])
+        if self.has_floating_address(containers):
+            return str(self.subnet()[FLOATING])
+        return next(self.address(c) for c in containers.values() if "lb" in self.tiers(c))
 
     # Making and removing.
 

@@ -27,7 +27,7 @@ def _run(container, command: str) -> str:
 def _detail(container, lab: containers.Lab, tiers: list[str]) -> str:
     """What a person would ask next of a host of these tiers."""
     details = []
-    if "lb" in tiers and f"{lab.front_address()}/" in _run(container, "ip -4 -o addr show"):
+    if "vip" in tiers and f"{lab.front_address()}/" in _run(container, "ip -4 -o addr show"):
         details.append("has the floating address")
     if "web" in tiers:
         current = _run(container, "cd /srv && for s in */current; do [ -L $s ] && echo $s $(readlink $s); done")
@@ -44,11 +44,11 @@ def _detail(container, lab: containers.Lab, tiers: list[str]) -> str:
     return ", ".join(filter(None, details))
 
 
-def _row(lab: containers.Lab, name: str, container) -> list[str]:
-    tiers = container.labels["trestle.tiers"].split(",")
+def _row(lab: containers.Lab, name: str, container, table_tiers: list[str]) -> list[str]:
+    tiers = lab.tiers(container)
     if container.status != "running":
         return [name, " ".join(tiers), "-", container.status]
-    units = units_of(tiers)
+    units = units_of(table_tiers)
     states = _run(container, "systemctl is-active " + " ".join(units)).splitlines()
     bad = [f"{unit} {state}" for unit, state in zip(units, states, strict=False) if state != "active"]
     health = "; ".join(bad) if bad else "ok"
@@ -63,11 +63,11 @@ def _row(lab: containers.Lab, name: str, container) -> list[str]:
 
 def table(lab: containers.Lab) -> str:
     """The table, a line for each host."""
-    found = sorted(lab.containers().items())
+    found = lab.containers()
     if not found:
         raise containers.LabError(f"There is no lab {lab.name}: run make demo ENV={lab.env_name} first.")
     with ThreadPoolExecutor(8) as pool:
-        rows = list(pool.map(lambda item: _row(lab, *item), found))
+        rows = list(pool.map(lambda name: _row(lab, name, found[name], lab.table_tiers(found, name)), sorted(found)))
     rows.insert(0, ["host", "tier", "services", "health"])
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
     return "\n".join("  ".join([*(row[i].ljust(widths[i]) for i in range(3)), row[3]]).rstrip() for row in rows)

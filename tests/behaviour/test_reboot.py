@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 
 import requests
-from conftest import TIERS
 
 from lab import status
 
@@ -22,7 +21,7 @@ def test_every_host_comes_back_by_itself_after_a_reboot(lab, front, settings):
     url = f"https://{next(iter(settings['sites'].values()))['domains'][0]}/"
     deadline = time.monotonic() + SECONDS
     while True:
-        down = {name: bad for name, c in lab.containers().items() if (bad := inactive(c, TIERS[name]))}
+        down = {name: bad for name, c in found.items() if (bad := inactive(c, lab.table_tiers(found, name)))}
         answer = page(front, url)
         if not down and answer == "200":
             return
