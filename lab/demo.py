@@ -38,7 +38,7 @@ def step(title: str, work: Callable):
 def converge(lab: containers.Lab, *options: str, environment: dict | None = None) -> dict[str, dict[str, int]]:
     """Run site.yml against the lab, showing each play as it starts; the recap, host by host."""
     log = lab.folder / "site.log"
-    command = [str(BIN / "ansible-playbook"), "site.yml", "-i", lab.env_name, "-i", "lab", *options]
+    command = [str(BIN / "ansible-playbook"), "site.yml", "-i", f"inventories/{lab.env_name}", "-i", "lab", *options]
     say(f"{' '.join(['ansible-playbook', *command[1:]])}  (all of it in {log.relative_to(ROOT)})")
     started = time.monotonic()
     with log.open("w", buffering=1) as out:
