@@ -5,16 +5,18 @@ from __future__ import annotations
 import datetime
 import re
 import secrets
-import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
+from ansible.parsing.vault import VaultLib, VaultSecret
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 ROOT = Path(__file__).resolve().parents[1]
+PASSWORD = ROOT / ".vault-password"
 CA_DAYS = 3650
 
 
@@ -62,16 +64,13 @@ def write_vault(env_name: str) -> Path:
         raise SystemExit(f"There is no inventories/{env_name}: name an environment, as in make secrets ENV=production.")
     if target.exists():
         raise SystemExit(f"{target.relative_to(ROOT)} exists already: nothing was changed.")
-    values = make(env_name)
-    # Value by value, so that the names can be read, and a lab can be run, without the password.
-    command = [str(Path(sys.executable).parent / "ansible-vault"), "encrypt_string", "--output", "-"]
-    if not (ROOT / ".vault-password").exists():
+    if not PASSWORD.exists() or not PASSWORD.read_text().strip():
         raise SystemExit("Write the vault's password into the file .vault-password first (git ignores it).")
-    command += ["--vault-password-file", str(ROOT / ".vault-password"), "--stdin-name"]
+    vault = VaultLib([("default", VaultSecret(PASSWORD.read_text().strip().encode()))])
     text = "# The secrets of this environment, encrypted one by one. See group_vars/all/secrets.yml.\n"
-    for name, value in values.items():
-        done = subprocess.run([*command, name], input=value, capture_output=True, text=True, check=True)
-        text += done.stdout.rstrip() + "\n"
+    for name, value in make(env_name).items():
+        # Value by value, so that the names can be read, and a lab can be run, without the password.
+        text += f"{name}: !vault |\n" + textwrap.indent(vault.encrypt(value).decode(), "  ")
     target.touch(mode=0o600)
     target.write_text(text)
     return target

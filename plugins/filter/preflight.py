@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import difflib
 import re
+import sys
 from collections import defaultdict
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from plugins.filter.trestle import complete_sites  # noqa: E402
+
 TIERS = ("lb", "web", "db", "cache", "media", "monitor")
 SITE_REQUIRED = ("source", "domains")
 # What complete_sites derives from a site's name; an entry may set it all the same.
@@ -74,12 +79,14 @@ def _site(name: str, site: dict, defaults: dict, file: str) -> list[str]:
     return problems
 
 
-def _sites(sites: dict, defaults: dict, complete: list[dict], file: str) -> list[str]:
+def _sites(sites: dict, defaults: dict, file: str) -> list[str]:
     if not sites or not isinstance(sites, dict):
         return [f"{file}: sites names no site: see docs/sites.md."]
     problems = [problem for name, site in sites.items() for problem in _site(name, site, defaults, file)]
     if problems:
         return problems
+    # Not site_list: the defaults in it may need facts, and no host has been asked for any yet.
+    complete = complete_sites(sites, {}, "")
     for key, what in (("domains", "domain"), ("port", "port"), ("user", "user"), ("database", "database")):
         owner: dict = {}
         for site in complete:
@@ -121,11 +128,12 @@ def preflight_problems(groups: dict, hostvars) -> list[str]:
             f"{f' (nor are {len(missing) - 1} more)' if len(missing) > 1 else ''}: "
             f"run make secrets ENV={first.get('env_name', '<env>')}."
         ]
+    # A value that cannot be decrypted comes as a marker, not as text.
+    if not isinstance(first[secrets[0]], str):
+        return [f"{where}/group_vars/all/vault.yml cannot be decrypted: write its password into .vault-password."]
     sites_file = f"{where}/group_vars/all/sites.yml"
     sites = first.get("sites")
-    whole = isinstance(sites, dict) and sites and all(isinstance(site, dict) for site in sites.values())
-    problems = _addresses(groups, hostvars, where)
-    problems += _sites(sites, first["site_defaults"], first["site_list"] if whole else [], sites_file)
+    problems = _addresses(groups, hostvars, where) + _sites(sites, first["site_defaults"], sites_file)
     return problems or _certificates(first, sorted(sites), where)
 
 
