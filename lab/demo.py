@@ -173,7 +173,12 @@ class Memory:
 def accelerated() -> dict[str, str]:
     """The environment in which Ansible runs its modules through mitogen."""
     plugins = Path(importlib.util.find_spec("ansible_mitogen").origin).parent / "plugins/strategy"
-    return os.environ | {"ANSIBLE_STRATEGY": "mitogen_linear", "ANSIBLE_STRATEGY_PLUGINS": str(plugins)}
+    return os.environ | {
+        "ANSIBLE_STRATEGY": "mitogen_linear",
+        "ANSIBLE_STRATEGY_PLUGINS": str(plugins),
+        # It does not read the options with which the lab's overlay tells ssh to trust hosts made a minute ago.
+        "ANSIBLE_HOST_KEY_CHECKING": "False",
+    }
 
 
 def bench(lab: containers.Lab, tiers: dict[str, list[str]]) -> None:
