@@ -9,8 +9,12 @@ from environments import ROLES, ROOT
 
 LONGEST = 80
 ADDRESS = re.compile(r"(?<![\d.])(?!127\.|0\.0\.0\.0)\d{1,3}(?:\.\d{1,3}){3}(?![\d.])")
-REGISTRY = re.compile(r"https?://\S*(?:pypi|pythonhosted|npm|debian|galaxy|registry)|\bindex-url\b", re.IGNORECASE)
-OWN_PATH = re.compile(r"(?<![\w.-])/(?:work|home|Users)/")
+REGISTRY = re.compile(
+    r"https?://\S*(?:pypi|pythonhosted|npm|debian|galaxy|registry)|\bindex-url\b"
+    r"|\b(?:pypi|pythonhosted|galaxy\.ansible)\.\w|\b(?:docker\.\w+/|\w+cr\.io\b|quay\.\w)",
+    re.IGNORECASE,
+)
+OWN_PATH = re.compile(r"(?<![\w.-])/(?:work|home|Users|tmp/t)/")
 UNEXPLAINED = re.compile(r"# noqa(:? [\w-]+(\[[\w-]+\])?)?\s*$")
 
 
