@@ -6,6 +6,7 @@ import datetime
 import re
 import shutil
 import subprocess
+import sys
 import textwrap
 import time
 from pathlib import Path
@@ -637,15 +638,42 @@ RUNS = {
 }
 
 
-@pytest.mark.parametrize(("change", "sentence"), RUNS.values(), ids=RUNS)
-def test_a_run_of_site_yml_stops_before_any_host_is_touched(copy, tmp_path, change, sentence):
-    copy.set(*change)
-    given = tmp_path / "secrets.yml"
+def run_of_site_yml(copy) -> subprocess.CompletedProcess:
+    given = copy.folder.parent / "secrets.yml"
     given.write_text(yaml.safe_dump(copy.extra))
-    command = ["ansible-playbook", "site.yml", "-i", str(copy.folder), "-e", f"@{given}"]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    command = [
+        Path(sys.executable).with_name("ansible-playbook"),
+        "site.yml",
+        "-i",
+        str(copy.folder),
+        "-e",
+        f"@{given}",
+    ]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize(("change", "sentence"), RUNS.values(), ids=RUNS)
+def test_a_run_of_site_yml_stops_before_any_host_is_touched(copy, change, sentence):
+    copy.set(*change)
+    run = run_of_site_yml(copy)
     output = run.stdout + run.stderr
     assert run.returncode != 0, output
     assert sentence in output
     assert re.findall(r"^TASK \[(.*)\]", output, re.MULTILINE) == ["Refuse what cannot work"], output
     assert not re.search(r"(ok|changed|unreachable)=[1-9]", output), output
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        ("mail_from: [ada", "While parsing a flow sequence did not find expected ',' or ']'."),
+        ("lb_vip: twice", "Found duplicate mapping key 'lb_vip'."),
+    ],
+)
+def test_a_file_that_is_no_yaml_is_named(copy, line, text):
+    file = copy.folder / FILES["main"]
+    file.write_text(file.read_text() + f"{line}\n")
+    run = run_of_site_yml(copy)
+    assert run.returncode != 0
+    assert re.fullmatch(rf"error: {file}:\d+: YAML parsing failed: {re.escape(text)} Correct the file.\n", run.stderr)
+    assert "PLAY" not in run.stdout
