@@ -1,0 +1,45 @@
+"""What the tests of other people's projects share: the behaviour tests' fixtures, and the scenario's own sites."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+pytest_plugins = ["behaviour.conftest"]
+
+SCENARIO = HERE.parents[1] / "molecule" / os.environ.get("MOLECULE_SCENARIO_NAME", "projects")
+SITES_FILE = SCENARIO / "sites.yml"
+SITES: dict[str, dict] = yaml.safe_load(SITES_FILE.read_text())["sites"]
+
+# A module that is named after a site is of a scenario that has it.
+collect_ignore = [
+    path.name for path in HERE.glob("test_site_*.py") if path.stem.removeprefix("test_site_") not in SITES
+]
+
+
+@pytest.fixture(scope="session")
+def ansible():
+    """ansible("site.yml", "--check"): a playbook against the scenario's sites, and what it said."""
+
+    def run(*arguments: str) -> subprocess.CompletedProcess:
+        root = HERE.parents[1]
+        command = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", "dev", "-i", "lab", "-e", f"@{SITES_FILE}"]
+        environment = os.environ | {"ANSIBLE_CONFIG": str(root / "ansible.cfg"), "ANSIBLE_FORCE_COLOR": "false"}
+        done = subprocess.run([*command, *arguments], cwd=root, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
+        return done
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def url():
+    """url("wagtail", "/admin/"): where a page of a site is."""
+    return lambda site, path="/": f"https://{SITES[site]['domains'][0]}{path}"
