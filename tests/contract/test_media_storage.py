@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from django.conf import settings
+from django.core.exceptions import SuspiciousFileOperation
 from django.core.files.base import ContentFile
 
 STORAGE = Path(__file__).resolve().parents[2] / "roles/release/files/usr/local/lib/trestle/python/trestle_storage.py"
@@ -18,6 +19,8 @@ class Media(BaseHTTPRequestHandler):
     def answer(self, status, body=b""):
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
+        if changed := self.server.changed.get(self.path):
+            self.send_header("Last-Modified", changed)
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
@@ -27,10 +30,12 @@ class Media(BaseHTTPRequestHandler):
         if self.server.broken or self.headers["Authorization"] != AUTHORIZATION:
             return self.answer(507 if self.server.broken else 401)
         self.server.files[self.path] = body
+        self.server.changed[self.path] = "Mon, 02 Mar 2026 10:00:00 GMT"
         return self.answer(201)
 
     def do_GET(self):
         found = self.path in self.server.files
+        self.server.log.append(self.command)
         self.answer(200 if found else 404, self.server.files.get(self.path, b""))
 
     do_HEAD = do_GET
@@ -47,7 +52,7 @@ def media():
     servers = []
     for _ in range(2):
         server = ThreadingHTTPServer(("127.0.0.1", 0), Media)
-        server.files, server.broken = {}, False
+        server.files, server.changed, server.log, server.broken = {}, {}, [], False
         server.url = f"http://127.0.0.1:{server.server_port}/newsroom/"
         threading.Thread(target=server.serve_forever, daemon=True).start()
         servers.append(server)
@@ -68,8 +73,8 @@ def module():
 
 
 @pytest.fixture
-def storage(media, module):
-    return module.MediaStorage([server.url for server in media], "upload", "secret", "/media/")
+def storage(media, module, tmp_path):
+    return module.MediaStorage([server.url for server in media], "upload", "secret", "/media/", tmp_path)
 
 
 def test_a_file_goes_to_every_host_and_comes_back(storage, media):
@@ -123,3 +128,33 @@ def test_delete_is_everywhere(storage, media):
     name = storage.save("a.txt", ContentFile(b"1"))
     storage.delete(name)
     assert not any(server.files for server in media)
+
+
+def test_a_path_is_that_of_a_copy(storage, tmp_path):
+    name = storage.save("logos/a.png", ContentFile(b"1"))
+    path = storage.path(name)
+    assert path == str(tmp_path / "logos/a.png") and Path(path).read_bytes() == b"1"
+    assert storage.exists(path) and storage.open(path).read() == b"1"
+    assert storage.url(path) == "/media/logos/a.png"
+
+
+def test_a_copy_is_fetched_once_and_anew_when_the_file_changes(storage, media):
+    name = storage.save("a.png", ContentFile(b"1"))
+    path = Path(storage.path(name))
+    storage.path(name)
+    assert media[0].log.count("GET") == 1
+    for server in media:
+        server.files["/newsroom/a.png"] = b"2"
+        server.changed["/newsroom/a.png"] = "Tue, 03 Mar 2026 10:00:00 GMT"
+    assert Path(storage.path(name)).read_bytes() == b"2"
+    storage.delete(str(path))
+    assert not path.exists() and not media[0].files
+
+
+def test_a_file_that_is_not_stored_yet_has_a_path(storage, tmp_path):
+    assert storage.path("new.png") == str(tmp_path / "new.png") and not (tmp_path / "new.png").exists()
+
+
+def test_a_path_is_within_the_uploads(storage):
+    with pytest.raises(SuspiciousFileOperation):
+        storage.path("../etc/environment")

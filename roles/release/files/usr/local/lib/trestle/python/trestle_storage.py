@@ -13,13 +13,16 @@ import http.client
 import io
 import logging
 import os
+import shutil
 import tempfile
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from urllib.parse import quote, urljoin, urlsplit
 
 from django.core.files.base import File
 from django.core.files.storage import Storage
+from django.utils._os import safe_join
 from django.utils.deconstruct import deconstructible
 from django.utils.encoding import filepath_to_uri
 
@@ -37,10 +40,11 @@ class MediaError(OSError):
 
 @deconstructible(path="trestle_storage.MediaStorage")
 class MediaStorage(Storage):
-    def __init__(self, urls=None, user=None, password=None, base_url=None):
+    def __init__(self, urls=None, user=None, password=None, base_url=None, location=None):
         urls = os.environ.get("MEDIA_UPLOAD_URLS", "").split(",") if urls is None else urls
         self.urls = [url.rstrip("/") + "/" for url in urls if url]
         self.base_url = base_url or os.environ.get("MEDIA_URL", "/media/")
+        self.location = Path(location or os.environ.get("MEDIA_ROOT", "uploads")).absolute()
         user = user or os.environ.get("MEDIA_UPLOAD_USER", "upload")
         password = password or os.environ.get("MEDIA_UPLOAD_PASSWORD", "")
         self.authorization = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
@@ -56,7 +60,8 @@ class MediaStorage(Storage):
             headers = {"Authorization": self.authorization}
             if length is not None:
                 headers["Content-Length"] = str(length)
-            connection.request(method, parts.path + quote(str(name).lstrip("/")), body=body, headers=headers)
+            path = parts.path + quote(self._relative(name).lstrip("/"))
+            connection.request(method, path, body=body, headers=headers)
             yield connection.getresponse()
         finally:
             connection.close()
@@ -133,7 +138,31 @@ class MediaStorage(Storage):
         moment = self._read("HEAD", name, lambda answer: answer.getheader("Last-Modified"))
         return parsedate_to_datetime(moment) if moment else datetime.now(UTC)
 
+    def path(self, name):
+        """Where a copy of the file is on this host, for projects that read uploads by their path.
+
+        What the media hosts keep is changed by save() and delete() alone.
+        """
+        copy = Path(safe_join(self.location, self._relative(name)))
+        with contextlib.suppress(FileNotFoundError):
+            changed = self.get_modified_time(name).timestamp()
+            if not copy.is_file() or copy.stat().st_mtime != changed:
+                self._fetch(name, copy, changed)
+        return str(copy)
+
+    def _fetch(self, name, copy, changed):
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        with self._open(name) as file, tempfile.NamedTemporaryFile(dir=copy.parent, delete=False) as whole:
+            shutil.copyfileobj(file, whole)
+        os.utime(whole.name, (changed, changed))
+        os.replace(whole.name, copy)
+
+    def _relative(self, name):
+        """A project that has asked for a path gives that as the name."""
+        return str(name).removeprefix(f"{self.location}/")
+
     def delete(self, name):
+        Path(safe_join(self.location, self._relative(name))).unlink(missing_ok=True)
         for url in self.urls:
             try:
                 with self._request("DELETE", url, name) as answer:
@@ -143,4 +172,4 @@ class MediaStorage(Storage):
                 logger.warning("%s was not deleted: %s: %s", name, url, error)
 
     def url(self, name):
-        return urljoin(self.base_url, filepath_to_uri(name).lstrip("/"))
+        return urljoin(self.base_url, filepath_to_uri(self._relative(name)).lstrip("/"))
