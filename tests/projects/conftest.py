@@ -28,11 +28,13 @@ collect_ignore = [
 def ansible():
     """ansible("site.yml", "--check"): a playbook against the scenario's sites, and what it said."""
 
+    root = HERE.parents[1]
+    program = str(Path(sys.executable).parent / "ansible-playbook")
+
     def run(*arguments: str) -> subprocess.CompletedProcess:
-        root = HERE.parents[1]
-        command = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", "dev", "-i", "lab", "-e", f"@{SITES_FILE}"]
+        command = [program, "-i", "dev", "-i", "lab", "-e", f"@{SITES_FILE}", *arguments]
         environment = os.environ | {"ANSIBLE_CONFIG": str(root / "ansible.cfg"), "ANSIBLE_FORCE_COLOR": "false"}
-        done = subprocess.run([*command, *arguments], cwd=root, env=environment, capture_output=True, text=True)
+        done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
         return done
 
