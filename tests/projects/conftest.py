@@ -15,7 +15,7 @@ sys.path.insert(0, str(HERE.parent))
 pytest_plugins = ["behaviour.conftest"]
 
 SCENARIO = HERE.parents[1] / "molecule" / os.environ.get("MOLECULE_SCENARIO_NAME", "projects")
-SITES_FILE = SCENARIO / "sites.yml"
+SITES_FILE = SCENARIO / "vars/sites.yml"
 SITES: dict[str, dict] = yaml.safe_load(SITES_FILE.read_text())["sites"]
 
 # A module that is named after a site is of a scenario that has it.
