@@ -1,0 +1,45 @@
+"""The store of artifacts: KEY-ID.tar, what was built for a key, and ID-CONFIGURATION.tar.gz, what was checked and collected."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+KEY, CONFIGURATION = 16, 10
+
+
+def in_store(releases: list[dict], store: str) -> list[dict]:
+    """The releases with ``id``, ``artifact`` and ``static``; empty strings for what the store does not have."""
+    return [release | _found(release, Path(store)) for release in releases]
+
+
+def _found(release: dict, store: Path) -> dict[str, str]:
+    artifact = next((str(path) for path in sorted(store.glob(f"{release['key']}-*.tar"))), "")
+    release_id = Path(artifact).stem[KEY + 1 :]
+    static = store / f"{release_id}-{release['configuration']}.tar.gz"
+    return {
+        "id": release_id,
+        "artifact": artifact,
+        "static": str(static) if release_id and static.is_file() else "",
+        "folder": f"/srv/{release['site']}/releases/{release_id}",
+    }
+
+
+def store_patterns(releases: list[dict]) -> list[str]:
+    """What to look for in other stores."""
+    wanted = [f"{r['key']}-*.tar" for r in releases if not r["artifact"]]
+    wanted += [f"*-{r['configuration']}.tar.gz" for r in releases if not r["static"]]
+    return sorted(set(wanted))
+
+
+def first_holders(files: dict[str, dict]) -> list[dict]:
+    """``{host, path}`` for each file found, of ``files`` (host to the result of find), from the first host that has it."""
+    holders = {}
+    for host, found in files.items():
+        for file in found.get("files", []):
+            holders.setdefault(Path(file["path"]).name, {"host": host, "path": file["path"]})
+    return [holders[name] for name in sorted(holders)]
+
+
+class FilterModule:
+    def filters(self):
+        return {"in_store": in_store, "store_patterns": store_patterns, "first_holders": first_holders}

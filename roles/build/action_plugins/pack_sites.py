@@ -1,0 +1,214 @@
+"""Pack each site's source and say what is to be built of it. Options: ../library/pack_sites.py"""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import hashlib
+import io
+import json
+import os
+import re
+import subprocess
+import tarfile
+import tempfile
+from pathlib import Path
+
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+
+# What is no part of a project, wherever it lies in it; in a git work tree, git knows.
+LEFT_OUT = [".git", "__pycache__", "*.pyc", ".venv", "venv", "node_modules", "db.sqlite3", ".pytest_cache", ".DS_Store"]
+# What of a site decides over its artifact, and what over nothing that is checked before a deploy.
+BUILT_FROM = ["app_type", "dependency_file", "extras", "python_packages", "build_packages", "system_packages", "node"]
+NOT_CHECKED = ["secret_key", "secret_key_fallbacks", "database_password", "programs", "source", "after_migrate"]
+
+
+def digest(*parts) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def left_out(name: str) -> bool:
+    return any(fnmatch.fnmatch(name, pattern) for pattern in LEFT_OUT)
+
+
+def files_of(folder: Path) -> list[Path]:
+    """The files and links of a folder that is in no git work tree."""
+    found = []
+    for parent, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not left_out(name))
+        links = [name for name in folders if (Path(parent) / name).is_symlink()]
+        found += [Path(parent) / name for name in sorted(files + links) if not left_out(name)]
+    return found
+
+
+def pack(files: dict[Path, list[Path]]) -> bytes:
+    """A tar of files of each folder, which depends on nothing but names, contents and executable bits."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for folder, path in [(folder, path) for folder in files for path in sorted(files[folder])]:
+            if not (path.is_file() or path.is_symlink()):
+                continue
+            info = tar.gettarinfo(path, str(path.relative_to(folder)))
+            if info.islnk():  # a second name of the same file is a file here
+                info.type, info.linkname, info.size = tarfile.REGTYPE, "", path.stat().st_size
+            info.uid = info.gid = info.mtime = 0
+            info.uname = info.gname = ""
+            info.mode = 0o755 if info.mode & 0o100 else 0o644
+            if info.isreg():
+                with path.open("rb") as content:
+                    tar.addfile(info, content)
+            else:
+                tar.addfile(info)
+    return buffer.getvalue()
+
+
+def git(*arguments: str, key: str | None = None) -> str:
+    """git's answer. Work trees of other owners are read too, as those of the engineer who uses sudo."""
+    with contextlib.ExitStack() as stack:
+        environment = os.environ | {"GIT_TERMINAL_PROMPT": "0"}
+        if key:
+            file = stack.enter_context(tempfile.NamedTemporaryFile("w", prefix="deploy-key-"))  # mode 0600
+            file.write(key.rstrip() + "\n")
+            file.flush()
+            environment["GIT_SSH_COMMAND"] = f"ssh -i {file.name} -o IdentitiesOnly=yes -o BatchMode=yes"
+        command = ["git", "-c", "safe.directory=*", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, env=environment)
+    if done.returncode:
+        raise AnsibleActionFail(f"git {' '.join(arguments)} failed: {done.stderr.strip()}")
+    return done.stdout
+
+
+class Source:
+    """What a site is made of: ``content`` (a tar), ``version`` and, from an index, ``requirement``."""
+
+    def __init__(self, site: dict, arguments: dict):
+        self.where, self.source, self.arguments = f"sites.{site['name']}.source", site["source"], arguments
+        self.requirement = self.version = ""
+        read = {"path": self.folder, "git": self.repository, "pypi": self.package}
+        kinds = [kind for kind in read if kind in self.source]
+        if len(kinds) != 1:
+            raise AnsibleActionFail(f"{self.where} names {len(kinds) or 'none'} of path, git and pypi: name one.")
+        self.content = read[kinds[0]]()
+
+    def folder(self) -> bytes:
+        folder = Path(self.arguments["repository"]) / self.source["path"]
+        if not folder.is_dir():
+            raise AnsibleActionFail(f"{self.where}.path: there is no folder {folder}.")
+        try:
+            tracked = git("-C", str(folder), "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+        except AnsibleActionFail:
+            return pack({folder: files_of(folder)})  # in no git work tree
+        changes = git("-C", str(folder), "status", "--porcelain", "--", ".").splitlines()
+        if changes and not self.arguments["dirty"]:
+            raise AnsibleActionFail(
+                f"{self.where}.path: {folder} has {len(changes)} changes that are not committed "
+                f"(the first: {changes[0].strip()}): commit them, or allow it with build_dirty_sources: true."
+            )
+        self.version = git("-C", str(folder), "log", "-1", "--format=%h", "--", ".").strip() + "+" * bool(changes)
+        return pack({folder: [folder / name for name in tracked.split("\0") if name]})
+
+    def repository(self) -> bytes:
+        """One version of a git repository, of which a clone is kept."""
+        url, wanted = str(self.source["git"]), str(self.source.get("version", "HEAD"))
+        key = self.source.get("deploy_key")
+        clone = Path(self.arguments["cache"]) / "git" / digest(url)[:12]
+        if not clone.exists():
+            clone.parent.mkdir(parents=True, exist_ok=True)
+            git("clone", "--quiet", "--mirror", url, str(clone), key=key)
+        elif not self.has(clone, wanted):
+            git("-C", str(clone), "fetch", "--quiet", "--prune", "--tags", "origin", "+refs/*:refs/*", key=key)
+        try:
+            commit = git("-C", str(clone), "rev-parse", "--verify", "--quiet", f"{wanted}^{{commit}}").strip()
+        except AnsibleActionFail as error:
+            raise AnsibleActionFail(f"{self.where}.version: {url} has no version {wanted}.") from error
+        self.version = commit[:10] if wanted in ("HEAD", commit) else f"{wanted} ({commit[:10]})"
+        with tempfile.TemporaryDirectory() as temporary:
+            archive, project = Path(temporary) / "archive.tar", Path(temporary) / "project"
+            git("-C", str(clone), "archive", "--format=tar", f"--output={archive}", commit)
+            with tarfile.open(archive) as tar:
+                tar.extractall(project, filter="tar")
+            folder = project / self.source.get("folder", ".")
+            if not folder.is_dir():
+                raise AnsibleActionFail(f"{self.where}.folder: {url} has no folder {self.source['folder']}.")
+            return pack({folder: files_of(folder)})
+
+    @staticmethod
+    def has(clone: Path, version: str) -> bool:
+        """A commit never changes; a branch or a tag may."""
+        if not re.fullmatch(r"[0-9a-f]{40}", version):
+            return False
+        with contextlib.suppress(AnsibleActionFail):
+            return bool(git("-C", str(clone), "rev-parse", "--verify", "--quiet", f"{version}^{{commit}}"))
+        return False
+
+    def package(self) -> bytes:
+        self.requirement = self.version = str(self.source["pypi"])
+        return pack({})
+
+
+def write(path: Path, content: bytes, mode: int = 0o644) -> None:
+    """A whole file or none."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished.touch(mode=mode)
+    unfinished.write_bytes(content)
+    unfinished.rename(path)
+
+
+class ActionModule(ActionBase):
+    _supports_check_mode = True
+    _requires_connection = False
+
+    def run(self, tmp=None, task_vars=None):
+        result = super().run(tmp, task_vars)
+        required = {"required": True}
+        _, arguments = self.validate_argument_spec(
+            {
+                "sites": required | {"type": "list", "elements": "dict"},
+                "repository": required | {"type": "path"},
+                "cache": required | {"type": "path"},
+                "programs": required | {"type": "list", "elements": "path"},
+                "builder": required | {"type": "path"},
+                "python": required | {"type": "str"},
+                "python_packages": required | {"type": "list", "elements": "str"},
+                "django_packages": required | {"type": "list", "elements": "str"},
+                "tools": required | {"type": "dict"},
+                "dirty": {"type": "bool", "default": False},
+            }
+        )
+        programs = pack({folder: files_of(folder) for folder in map(Path, arguments["programs"])})
+        self.programs = hashlib.sha256(programs).hexdigest()
+        self.builder = hashlib.sha256(Path(arguments["builder"]).read_bytes()).hexdigest()
+        archive = Path(arguments["cache"]) / "jobs/programs.tar"
+        archive.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write(archive, programs)
+        releases = [self.release(site, arguments) for site in arguments["sites"]]
+        return result | {"changed": False, "programs": str(archive), "releases": releases}
+
+    def release(self, site: dict, arguments: dict) -> dict:
+        source = Source(site, arguments)
+        django = site["app_type"] == "django"
+        job = {key: site[key] for key in ["index_url", "extra_index_urls", *BUILT_FROM]} | {
+            "site": site["name"],
+            "version": source.version,
+            "requirement": source.requirement,
+            "default_packages": arguments["python_packages"] + (arguments["django_packages"] if django else []),
+            "tools": arguments["tools"],
+        }
+        content = hashlib.sha256(source.content).hexdigest()
+        # Where the packages come from is no part of what they are, and may hold a password.
+        decides = {key: job[key] for key in [*BUILT_FROM, "requirement", "default_packages", "tools"]}
+        key = digest(content, decides, arguments["python"], self.builder)[:16]
+        checked = {name: value for name, value in site.items() if name not in NOT_CHECKED}
+        folder = Path(arguments["cache"]) / "jobs" / key
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write(folder / "source.tar", source.content)
+        write(folder / "job.json", json.dumps(job).encode(), 0o600)
+        return {
+            "site": site["name"],
+            "app_type": site["app_type"],
+            "version": source.version,
+            "key": key,
+            "configuration": digest(checked, self.programs)[:10],
+            "job": str(folder),
+        }

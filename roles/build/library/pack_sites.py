@@ -1,0 +1,81 @@
+#!/usr/bin/python
+"""Documentation of the action plugin of the same name, which does the work on the controller."""
+
+DOCUMENTATION = """
+module: pack_sites
+short_description: Pack each site's source, and say what is to be built of it
+description:
+  - Runs on the controller. Sites with the same source and build options have the same C(key), and so one artifact.
+  - Leaves a folder with C(source.tar) and C(job.json) for each key in the cache.
+options:
+  sites:
+    description: The sites with every key, as in C(site_list).
+    type: list
+    elements: dict
+    required: true
+  repository:
+    description: The folder that a relative C(source.path) starts from.
+    type: path
+    required: true
+  cache:
+    description: Where jobs and git clones are kept.
+    type: path
+    required: true
+  programs:
+    description: Folders of what the build host is to have under its root; another version of it checks anew.
+    type: list
+    elements: path
+    required: true
+  builder:
+    description: The program that builds; another version of it builds anew.
+    type: path
+    required: true
+  python:
+    description: The Python that wheels are for, as in C(3.13).
+    type: str
+    required: true
+  python_packages:
+    description: Requirements that every virtualenv needs.
+    type: list
+    elements: str
+    required: true
+  django_packages:
+    description: Requirements that a Django site needs besides.
+    type: list
+    elements: str
+    required: true
+  tools:
+    description: The requirements of each tool that reads a lock file.
+    type: dict
+    required: true
+  dirty:
+    description: Whether a folder may have changes that are not committed.
+    type: bool
+    default: false
+author: Trestle
+"""
+
+EXAMPLES = """
+- name: Pack the sites' sources
+  pack_sites:
+    sites: "{{ site_list }}"
+    repository: /path/of/the/repository
+    cache: /path/of/the/repository/.cache
+    programs: [/path/of/the/repository/roles/build/files]
+    builder: /path/of/the/repository/roles/build/files/usr/local/lib/trestle/build-artifact
+    python: "3.13"
+    python_packages: [gunicorn]
+    django_packages: []
+    tools: {}
+"""
+
+RETURN = """
+programs:
+  description: The archive of C(programs).
+  type: str
+  returned: always
+releases:
+  description: One C({site, app_type, version, key, configuration, job}) for each site.
+  type: list
+  returned: always
+"""
