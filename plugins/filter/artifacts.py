@@ -1,4 +1,4 @@
-"""The store of artifacts: KEY-ID.tar, what was built for a key, and ID-CONFIGURATION.tar.gz, what was checked and collected."""
+"""A store of artifacts: KEY-ID.tar is what was built for a key, ID-CONFIGURATION.tar.gz its static files."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def store_patterns(releases: list[dict]) -> list[str]:
 
 
 def first_holders(files: dict[str, dict]) -> list[dict]:
-    """``{host, path}`` for each file found, of ``files`` (host to the result of find), from the first host that has it."""
+    """``{host, path}`` of the first host that has it, for each file of ``files`` (host to the result of find)."""
     holders = {}
     for host, found in files.items():
         for file in found.get("files", []):

@@ -133,6 +133,7 @@ class Environment:
         self.inventory = InventoryManager(self.loader, sources=[str(SOURCES[name])])
         self.variables = VariableManager(self.loader, self.inventory)
         self.variables._extra_vars = {key: trust_as_template(value) for key, value in vault(name).items()}
+        self.variables._extra_vars["__build_packed"] = {"releases": []}  # no source is packed here
         self.hostvars = HostVars(self.inventory, self.variables, self.loader)
         self.hosts = [host.name for host in self.inventory.get_hosts()]
         for number, host in enumerate(self.hosts, 10):

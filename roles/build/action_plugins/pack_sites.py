@@ -46,7 +46,7 @@ def pack(files: dict[Path, list[Path]]) -> bytes:
     """A tar of files of each folder, which depends on nothing but names, contents and executable bits."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        for folder, path in [(folder, path) for folder in files for path in sorted(files[folder])]:
+        for path, folder in sorted((path, folder) for folder, paths in files.items() for path in paths):
             if not (path.is_file() or path.is_symlink()):
                 continue
             info = tar.gettarinfo(path, str(path.relative_to(folder)))
