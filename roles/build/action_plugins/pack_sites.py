@@ -98,7 +98,9 @@ class Source:
         try:
             tracked = git("-C", str(folder), "ls-files", "-z", "--cached", "--others", "--exclude-standard")
         except AnsibleActionFail:
-            return pack({folder: files_of(folder)})  # in no git work tree
+            tracked = ""
+        if not tracked:
+            return pack({folder: files_of(folder)})  # in no git work tree, or ignored by it
         changes = git("-C", str(folder), "status", "--porcelain", "--", ".").splitlines()
         if changes and not self.arguments["dirty"]:
             raise AnsibleActionFail(

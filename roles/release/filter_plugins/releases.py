@@ -43,6 +43,7 @@ def check_options(release: dict, sites: list[dict], env_name: str) -> dict:
         "fail_level": site["check_fail_level"],
         "silenced": site["silenced_checks"],
         "makemigrations": site["makemigrations_check"],
+        "after_collectstatic": site["after_collectstatic"],
     }
 
 
