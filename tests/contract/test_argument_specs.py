@@ -107,7 +107,7 @@ def internal_names(node):
         if "register" in node:
             yield node["register"]
         for key in ("ansible.builtin.set_fact",) if hands_over else ("ansible.builtin.set_fact", "vars"):
-            yield from (name for name in node.get(key, {}) if name != "cacheable")
+            yield from (n for n in node.get(key, {}) if n != "cacheable" and not n.startswith("ansible_"))
         for key in ("block", "rescue", "always"):
             yield from internal_names(node.get(key, []))
 
