@@ -88,7 +88,8 @@ def test_names_begin_with_the_name_of_the_role(role):
     internal = set(load(role, "vars/main.yml"))
     for path in task_files(role):
         internal |= set(internal_names(yaml.safe_load(path.read_text()) or []))
-    wrong = [name for name in internal if not name.startswith(f"__{role}_")]
+    # A task may have another value for what its role is given.
+    wrong = [name for name in internal - options(role).keys() if not name.startswith(f"__{role}_")]
     assert not wrong, f"internal names begin with __{role}_: {wrong}"
 
 
