@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import textwrap
@@ -28,7 +29,8 @@ from cryptography.x509.oid import NameOID
 from environments import REAL, ROOT, vault
 
 from plugins.filter.trestle import site_port
-from plugins.preflight import machines
+from plugins.preflight import machines, sites, sources
+from plugins.preflight.inventory import dotted
 from tools import secrets
 
 FILES = {
@@ -107,7 +109,7 @@ def site(key: str) -> str:
     return f"{SITES}: sites.newsroom.{key}"
 
 
-PROGRAM = {"name": "worker", "command": "celery -A shop worker"}
+WORKER = {"name": "worker", "command": "celery -A shop worker"}
 GUNICORN = {"name": "gunicorn"}
 
 # What is changed, and what is said.
@@ -235,7 +237,9 @@ CASES = [
         "{{ nothing }}",
         f"{MAIN}: lb_vip cannot be templated ('nothing' is undefined): correct the expression.",
     ),
+    ("main/base_users", [{"name": "ada", "keys": "x"}], f"{MAIN}: base_users[0].keys is not right: write a list."),
     # Sites.
+    ("sites", ["newsroom"], f"{SITES}: sites is a list: write a mapping."),
     ("sites", {}, f"{SITES}: sites names no site: see docs/sites.md."),
     (
         "sites/newsroom",
@@ -386,7 +390,92 @@ def test_a_fault_is_named_in_one_sentence(copy, place, value, sentence):
     assert copy.problems() == [sentence]
 
 
-def test_a_variable_that_is_the_users_own_affair_is_left_alone(copy):
+@pytest.mark.parametrize("name", ["ansible_host", "address"])
+def test_hosts_with_one_address_are_named(copy, name):
+    for host in ("web1", "web2"):
+        copy.set(f"hosts/web/hosts/{host}/{name}", "192.0.2.7")
+    assert copy.problems() == [f"{HOSTS}: web1 and web2 have the same {name}, 192.0.2.7: give each its own."]
+
+
+def test_a_floating_address_that_is_a_host_s_address_is_named(copy):
+    copy.set("hosts/lb/hosts/lb1/address", "192.0.2.7")
+    copy.set("main/lb_vip", "192.0.2.7")
+    assert copy.problems() == [f"{MAIN}: lb_vip is the address of lb1: name one that no host has."]
+
+
+# Lists and mappings within an entry: what one holds, and what is said of it.
+ENTRIES = [
+    ("programs", [], "programs", "has no gunicorn: add {name: gunicorn}."),
+    ("programs", {"name": "gunicorn"}, "programs", "is a mapping: write a list."),
+    ("programs", [WORKER], "programs", "has no gunicorn: add {name: gunicorn}."),
+    (
+        "programs",
+        [GUNICORN, WORKER, WORKER],
+        "programs",
+        "names worker 2 times: give each a name of its own, or set its count.",
+    ),
+    ("programs", [GUNICORN, {"name": "worker"}], "programs[1].command", "is missing: say what worker runs."),
+    ("programs", [GUNICORN, {"command": "x"}], "programs[1].name", "is missing: set it."),
+    (
+        "programs",
+        [GUNICORN, WORKER | {"comand": "x"}],
+        "programs[1].comand",
+        "is not a key of programs: did you mean command?",
+    ),
+    ("programs", [GUNICORN, WORKER | {"count": 0}], "programs[1].count", "is '0': write 1 or more."),
+    (
+        "programs",
+        [GUNICORN, WORKER | {"stop_signal": "SIGTERM"}],
+        "programs[1].stop_signal",
+        "is 'SIGTERM': did you mean TERM?",
+    ),
+    (
+        "programs",
+        [GUNICORN, WORKER | {"memory_limit": "half"}],
+        "programs[1].memory_limit",
+        "is 'half': write a number followed by k, m or g, as in 100m.",
+    ),
+    (
+        "programs",
+        [GUNICORN, WORKER | {"stop_wait_seconds": "1m"}],
+        "programs[1].stop_wait_seconds",
+        "is '1m': write a whole number of seconds, without a unit.",
+    ),
+    (
+        "programs",
+        [GUNICORN, WORKER | {"once": "no"}],
+        "programs[1].once",
+        "is 'no': write true or false, without quotes.",
+    ),
+    ("node", {"folder": "web", "commands": "npm ci"}, "node.commands", "is 'npm ci': write a list."),
+    ("node", {"commands": ["npm ci"]}, "node.folder", "is missing: set it."),
+    ("python_packages", ["celery 5"], "python_packages[0]", "is 'celery 5': write a requirement, as in name==1.0."),
+    ("build_packages", ["libpq-dev", "a b"], "build_packages[1]", "is 'a b': write the name of a Debian package."),
+    ("system_packages", "libvips42", "system_packages", "is 'libvips42': write a list."),
+    ("index_url", "pypi", "index_url", "is 'pypi': write an address that begins with https://."),
+    (
+        "extra_index_urls",
+        ["ftp://x"],
+        "extra_index_urls[0]",
+        "is 'ftp://x': write an address that begins with https://.",
+    ),
+    (
+        "check_fail_level",
+        "WARN",
+        "check_fail_level",
+        "is 'WARN': did you mean WARNING?",
+    ),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "place", "text"), ENTRIES)
+def test_a_fault_within_an_entry_is_named(key, value, place, text):
+    least = {"source": {"path": "examples/newsroom"}, "domains": ["a.example.com"], "settings_module": "a.settings"}
+    found = list(sites.entry("newsroom", least | {key: value}, sites.documented()))
+    assert [(dotted(path[1:]), said) for path, said in found] == [(place, text)]
+
+
+def test_a_variable_that_is_the_user_s_own_affair_is_left_alone(copy):
     copy.set("main/newsletter_size", "{{ gunicorn_motto }}")
     copy.set("main/gunicorn_motto", "read by an expression")
     copy.set("main/postgresql_memory_mb", "{{ host_memory_mb | int // 4 }}")
@@ -435,6 +524,7 @@ def test_a_secret_that_is_not_there_is_named(copy, name):
         ("xxxxxxxxxxxxxxxxxxxx", "is a sample's value"),
         ("", "is a sample's value"),
         ("q8Zr2LmT0w", "has fewer than 16 characters"),
+        ("{{ [1, 2] }}", "is not text"),
     ],
 )
 def test_a_secret_that_is_a_sample_or_short_is_named(copy, weak, text):
@@ -476,7 +566,9 @@ def certificate(key, *domains: str, begins: int = -1, ends: int = 30) -> bytes:
     builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
     builder = builder.not_valid_before(now + datetime.timedelta(days=begins))
     builder = builder.not_valid_after(now + datetime.timedelta(days=ends))
-    builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(d) for d in domains]), critical=False)
+    if domains:
+        names = x509.SubjectAlternativeName([x509.DNSName(domain) for domain in domains])
+        builder = builder.add_extension(names, critical=False)
     return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
 
@@ -511,6 +603,11 @@ CERTIFICATES = {
         pem(KEY),
         f"is not valid before {datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=2):%Y-%m-%d}: "
         "wait, or set the clock.",
+    ),
+    "of no domain": (
+        certificate(KEY),
+        pem(KEY),
+        "does not name newsroom.production.example.com: get one that does.",
     ),
     "of one domain only": (
         certificate(KEY, "newsroom.production.example.com"),
@@ -582,6 +679,15 @@ def test_a_repository_that_is_not_there_is_named(copy, repository):
     (problem,) = copy.problems()
     assert problem.startswith(f"{site('source.git')} names {repository}x, which cannot be read (fatal: ")
     assert problem.endswith("): correct it, or its deploy_key.")
+
+
+def test_a_repository_that_does_not_answer_is_named(copy, monkeypatch):
+    monkeypatch.setattr(sources, "SECONDS", 1)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"git://127.0.0.1:{server.getsockname()[1]}/news.git"
+        copy.set("sites/newsroom/source", {"git": url})
+        text = f"names {url}, which does not answer within 1 s: correct it, or try again."
+        assert copy.problems() == [f"{site('source.git')} {text}"]
 
 
 def test_a_repository_that_is_away_stops_no_run_that_builds_nothing(copy, repository):
@@ -677,3 +783,13 @@ def test_a_file_that_is_no_yaml_is_named(copy, line, text):
     assert run.returncode != 0
     assert re.fullmatch(rf"error: {file}:\d+: YAML parsing failed: {re.escape(text)} Correct the file.\n", run.stderr)
     assert "PLAY" not in run.stdout
+
+
+def test_an_inventory_with_no_host_at_all_is_refused(copy):
+    for tier in ("lb", "web", "db", "cache", "media", "monitor"):
+        copy.set(f"hosts/{tier}/hosts", {})
+    run = run_of_site_yml(copy)
+    assert run.returncode != 0
+    text = "no host of this inventory is in the first play: name hosts in its hosts.yml."
+    assert f"error: {copy.folder}: {text}" in run.stderr
+    assert "TASK" not in run.stdout
