@@ -85,10 +85,11 @@ class Lab:
 
     def overlay(self, hosts: list[str]) -> dict[str, dict]:
         containers = self.containers()
-        missing = [h for h in hosts if h not in containers or containers[h].status != "running"]
+        # A container that is stopped is a host that is down, as a real one may be.
+        missing = [h for h in hosts if h not in containers]
         if missing:
             raise LabError(
-                f"No container of the lab {self.name} is running for {', '.join(missing)}: "
+                f"The lab {self.name} has no container for {', '.join(missing)}: "
                 f"run make demo ENV={self.env_name} first."
             )
         subnet = self.subnet()
@@ -188,7 +189,9 @@ class Lab:
         container = self.containers().get(name)
         if container is None:
             container = self._create(name, tiers, image, network)
-        if container.status != "running":
+        if container.status == "paused":
+            container.unpause()
+        elif container.status != "running":
             container.start()
 
     def _create(self, name: str, tiers: list[str], image: str, network):

@@ -32,6 +32,12 @@ def members(names: list[str], hostvars) -> list[dict[str, str]]:
     return [{"name": name, "address": host["host_address"], "fqdn": host["host_fqdn"]} for name, host in known]
 
 
+def remembered(names: list[str], hostvars) -> dict[str, dict]:
+    """``{address, cores}`` of each host: what the configuration of others is made of, for when it is down."""
+    known = ((name, hostvars[name]) for name in natural(names))
+    return {name: {"address": host["host_address"], "cores": int(host["host_cores"])} for name, host in known}
+
+
 def derived_secret(key: str, *context: str) -> str:
     """A secret that follows from the environment's key, so that a new site needs no new secret."""
     return hmac.new(key.encode(), ":".join(context).encode(), "sha256").hexdigest()
@@ -103,6 +109,7 @@ class FilterModule:
         return {
             "resolve": resolve,
             "members": members,
+            "remembered": remembered,
             "derived_secret": derived_secret,
             "complete_sites": complete_sites,
             "firewall_rules": firewall_rules,

@@ -12,7 +12,7 @@ import os
 import re
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -126,7 +126,7 @@ class Rendered:
 
 
 class Environment:
-    def __init__(self, name: str, without: str | None = None):
+    def __init__(self, name: str, without: str | None = None, down: tuple[str, ...] = ()):
         self.name = name
         self.loader = DataLoader()
         self.loader.set_basedir(str(ROOT / "playbooks"))
@@ -137,7 +137,11 @@ class Environment:
         self.hostvars = HostVars(self.inventory, self.variables, self.loader)
         self.hosts = [host.name for host in self.inventory.get_hosts()]
         for number, host in enumerate(self.hosts, 10):
-            self.variables.set_host_facts(host, self.facts(host, number))
+            if host in down:
+                known = {"address": self.facts(host, number)["ansible_default_ipv4"]["address"], "cores": 2}
+                self.variables.set_nonpersistent_facts(host, {"remembered": known})
+            else:
+                self.variables.set_host_facts(host, self.facts(host, number))
         if without:
             self._remove(without)
         self.plays = [
@@ -199,9 +203,10 @@ class Environment:
                     found.setdefault(host.name, play)
         return list(found.items())
 
-    def render(self, role: str) -> list[Rendered]:
+    def render(self, role: str, but: Sequence[str] = ()) -> list[Rendered]:
         """Every template of a role, for every host that has the role."""
-        return [rendered for host, play in self.hosts_with(role) for rendered in self._render(role, host, play)]
+        hosts = [(host, play) for host, play in self.hosts_with(role) if host not in but]
+        return [rendered for host, play in hosts for rendered in self._render(role, host, play)]
 
     def _render(self, role: str, host: str, play: Play) -> Iterator[Rendered]:
         variables = self.role_vars(role, host, play)

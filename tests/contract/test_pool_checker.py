@@ -56,6 +56,33 @@ def test_a_503_that_gives_no_reason_is_a_failure(text):
     assert names(checker.Answer(503, text), checker.Answer(503, text)) == ["up", "down"]
 
 
+def ready(release: str, deploy: int | None = None):
+    return checker.Answer(200, json.dumps({"ready": True, "release": release, "deploy": deploy}))
+
+
+@pytest.mark.parametrize(
+    ("web1", "web2", "web3", "late"),
+    [
+        # A deploy under way: nobody has finished it.
+        (ready("b", 1), ready("a", 1), ready("a", 1), set()),
+        # Finished, as one host after another records it.
+        (ready("b", 2), ready("b", 1), ready("b", 1), set()),
+        # web3 was down meanwhile.
+        (ready("b", 2), ready("b", 2), ready("a", 1), {"web3"}),
+        # ... and for the next one, too; or for one that went back to what it runs.
+        (ready("c", 2), ready("b", 2), ready("a", 1), {"web3"}),
+        (ready("a", 3), ready("a", 3), ready("a", 1), set()),
+        # A new host has taken part in none.
+        (ready("b", 2), ready("b", 2), ready("b"), set()),
+        # Without the others its release is better than none.
+        (SILENT, DRAINED, ready("a", 1), set()),
+        (checker.Answer(200, "[]"), checker.Answer(200, "page"), ready("a", 1), set()),
+    ],
+)
+def test_a_host_that_missed_a_deploy_stays_out(web1, web2, web3, late):
+    assert checker.outdated({"web1": web1, "web2": web2, "web3": web3}) == late
+
+
 ANSWERS: dict[str, tuple[int, str]] = {}
 TOLD: list[dict] = []
 

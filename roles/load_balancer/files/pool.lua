@@ -5,7 +5,7 @@ local balancer = require "ngx.balancer"
 local cjson = require "cjson.safe"
 
 local FILE, TTL = "/etc/nginx/trestle/pool.json", 10
-local KNOWN = { up = true, drained = true, down = true }
+local KNOWN = { up = true, drained = true, down = true, outdated = true }
 local states = ngx.shared.trestle_pool
 
 local file = assert(io.open(FILE))

@@ -3,7 +3,7 @@
 """Asks every web host each second whether it is ready, and tells the nginx of this load balancer.
 
 It is the only writer of the pool. One that is drained is out at once; one that does not answer, or answers anything
-else, is out after the second time; one that is ready is in at once.
+else, is out after the second time; one that is ready is in at once, unless it missed a deploy while it was away.
 """
 
 from __future__ import annotations
@@ -33,16 +33,24 @@ class Answer:
     text: str = ""
 
     @property
-    def reasons(self) -> list[str]:
-        """Why a host that can answer is not ready, in its own words."""
-        if self.status != 503:
-            return []
+    def said(self) -> dict:
         try:
             said = json.loads(self.text)
         except ValueError:
-            return []
-        reasons = said.get("reasons") if isinstance(said, dict) and said.get("ready") is False else None
+            return {}
+        return said if isinstance(said, dict) else {}
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why a host that can answer is not ready, in its own words."""
+        reasons = self.said.get("reasons") if self.status == 503 and self.said.get("ready") is False else None
         return [str(reason) for reason in reasons] if isinstance(reasons, list) else []
+
+    @property
+    def deploy(self) -> int:
+        """The number of the last deploy that a ready host took part in; 0 is none yet."""
+        number = self.said.get("deploy") if self.status == 200 else None
+        return number if isinstance(number, int) else 0
 
 
 @dataclass(frozen=True)
@@ -63,6 +71,21 @@ def judge(before: State, answer: Answer) -> State:
     failures = before.failures + 1
     why = f"status {answer.status}" if answer.status else answer.text
     return State("down" if failures > FAILURES_ALLOWED else before.name, failures, why)
+
+
+def outdated(answers: dict[str, Answer]) -> set[str]:
+    """The hosts of a site that missed the last deploy, and run a release that no host with that deploy runs.
+
+    While a deploy is under way no host has finished it, and every release is as good as another. Where no host with the
+    last deploy is ready, an earlier release is better than none.
+    """
+    last = max((answer.deploy for answer in answers.values()), default=0)
+    current = [answer.said.get("release") for answer in answers.values() if answer.deploy == last]
+    return {
+        host
+        for host, answer in answers.items()
+        if 0 < answer.deploy < last and answer.said.get("release") not in current
+    }
 
 
 def ask(address: str, port: int) -> Answer:
@@ -95,14 +118,19 @@ def tell(states: dict[tuple[str, str], State]) -> None:
 def check(pool: dict, states: dict, executor: ThreadPoolExecutor) -> dict[tuple[str, str], State]:
     """One round: the new state of every backend of the pool; what left the pool is forgotten."""
     backends = [(site, backend) for site, members in pool.items() for backend in members]
-    answers = executor.map(lambda b: ask(b[1]["address"], b[1]["port"]), backends)
+    asked = executor.map(lambda b: ask(b[1]["address"], b[1]["port"]), backends)
+    answers: dict[str, dict[str, Answer]] = {}
+    for (site, backend), answer in zip(backends, asked, strict=True):
+        answers.setdefault(site, {})[backend["host"]] = answer
     after = {}
-    for (site, backend), answer in zip(backends, answers, strict=True):
-        key = (site, backend["host"])
-        before = states.get(key, State())
-        after[key] = judge(before, answer)
-        if after[key].name != before.name:
-            print(f"{site} on {backend['host']}: {before.name} -> {after[key].name} ({after[key].why})", flush=True)
+    for site, by_host in answers.items():
+        late = outdated(by_host)
+        for host, answer in by_host.items():
+            before = states.get((site, host), State())
+            state = State("outdated", 0, "missed a deploy") if host in late else judge(before, answer)
+            after[site, host] = state
+            if state.name != before.name:
+                print(f"{site} on {host}: {before.name} -> {state.name} ({state.why})", flush=True)
     return after
 
 

@@ -1,7 +1,8 @@
 """The WSGI application that gunicorn runs: the project's own, with the health answers before it.
 
 GET /health/live   200 {"site", "host", "release", "digest"}
-GET /health/ready  200 with "ready": true, or 503 with "ready": false and "reasons"
+GET /health/ready  200 with "ready": true, or 503 with "ready": false and "reasons"; "deploy" is the number of the last
+                   deploy that this host took part in to the end
 
 They come before the project's code, so that neither ALLOWED_HOSTS nor a TLS redirect can fool a probe.
 """
@@ -12,6 +13,7 @@ import os
 import sys
 
 DRAIN_FOLDER = "/var/lib/trestle/drain"
+DEPLOY_FILE = "/var/lib/trestle/deploy"
 
 
 def drained():
@@ -20,6 +22,15 @@ def drained():
         return bool(os.listdir(DRAIN_FOLDER))
     except FileNotFoundError:
         return False
+
+
+def deploy():
+    """The number of the last deploy that was finished here, for an answer; nothing where there was none."""
+    try:
+        with open(DEPLOY_FILE) as file:
+            return {"deploy": int(file.read().split()[0])}
+    except (OSError, ValueError, IndexError):
+        return {}
 
 
 def load(name, app_type):
@@ -50,7 +61,7 @@ class Health:
         elif path == "/health/ready":
             reasons = ["drained"] if drained() else []
             status = "503 Service Unavailable" if reasons else "200 OK"
-            answer = {**self.identity, "ready": not reasons, **({"reasons": reasons} if reasons else {})}
+            answer = {**self.identity, **deploy(), "ready": not reasons, **({"reasons": reasons} if reasons else {})}
         else:
             return self.project(environ, start_response)
         body = json.dumps(answer).encode()
