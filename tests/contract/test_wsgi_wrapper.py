@@ -17,6 +17,7 @@ def wrapper(tmp_path):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     module.DRAIN_FOLDER = str(tmp_path / "drain")
+    module.DEPLOY_FILE = str(tmp_path / "deploy")
     return module
 
 
@@ -48,6 +49,13 @@ def test_live_says_what_runs(get):
 def test_ready_without_a_drain_folder(get):
     status, body = get("/health/ready")
     assert (status, json.loads(body)) == (200, {**IDENTITY, "ready": True})
+
+
+def test_ready_says_which_deploy_was_the_last(get, wrapper):
+    Path(wrapper.DEPLOY_FILE).write_text("7 newsroom=abc\n")
+    assert json.loads(get("/health/ready")[1])["deploy"] == 7
+    Path(wrapper.DEPLOY_FILE).write_text("")
+    assert "deploy" not in json.loads(get("/health/ready")[1])
 
 
 @pytest.mark.parametrize("flag", ["manual", "deploy"])
