@@ -19,7 +19,7 @@ def preflight_problems(groups, hostvars) -> list[str]:
         *variables.check(inventory),
         *secrets.check(inventory),
         *sites.check(inventory),
-        *machines.controller(),
+        *machines.controller(inventory),
     ]
     # What these read is in order only where nothing above was found.
     problems = problems or [*sources.check(inventory), *certificates.check(inventory)]

@@ -9,6 +9,8 @@ from plugins.preflight.inventory import Inventory, nearest
 
 # How alike a group's name and a tier's are when one is taken for a misspelling of the other.
 ALIKE = 0.75
+# Groups that are no tiers: the build host's, if there is one.
+OTHER_GROUPS = ("build",)
 
 
 def check(inventory: Inventory) -> Iterator[str]:
@@ -29,12 +31,13 @@ def tiers(inventory: Inventory) -> Iterator[str]:
 
 
 def groups(inventory: Inventory) -> Iterator[str]:
-    for group in inventory.groups.keys() - {"all", "ungrouped", *inventory.tiers}:
-        if meant := nearest(group, inventory.tiers, ALIKE):
+    known = [*inventory.tiers, *OTHER_GROUPS]
+    for group in inventory.groups.keys() - {"all", "ungrouped", *known}:
+        if meant := nearest(group, known, ALIKE):
             yield f"{inventory.hosts_file}: the group {group} is not a tier: did you mean {meant}?"
-    in_tiers = {host for tier in inventory.tiers for host in inventory.groups.get(tier) or []}
+    placed = {host for group in known for host in inventory.groups.get(group) or []}
     for host in inventory.hosts:
-        if host.name not in in_tiers:
+        if host.name not in placed:
             yield f"{inventory.hosts_file}: the host {host.name} is in no tier: name it in one, or delete it."
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
-from plugins.preflight.inventory import ROOT
+from plugins.preflight.inventory import Inventory
 
 # Megabytes; docs/runbook/hosts.md tells them.
 CONTROLLER_FREE_MB = 2000
@@ -14,10 +14,12 @@ HOST_FREE_MB = 1000
 FOLDERS = ("/", "/var", "/srv")
 
 
-def controller() -> Iterator[str]:
-    free = shutil.disk_usage(ROOT).free // 1_000_000
+def controller(inventory: Inventory) -> Iterator[str]:
+    cache = Path(inventory.common.value("artifact_cache"))
+    there = next(folder for folder in (cache, *cache.parents) if folder.exists())
+    free = shutil.disk_usage(there).free // 1_000_000
     if free < CONTROLLER_FREE_MB:
-        yield f"{ROOT} has {free} MB of disk free for builds: free {CONTROLLER_FREE_MB} MB on this machine."
+        yield f"artifact_cache is {cache}, with {free} MB of disk free: free {CONTROLLER_FREE_MB} MB on this machine."
 
 
 def host(name: str, facts: dict) -> Iterator[str]:

@@ -9,7 +9,7 @@ from plugins.preflight import formats
 from plugins.preflight.inventory import Failed, nearest
 
 # What is at one of these must not be shown.
-SECRET = re.compile(r"password|secret|key|token|environment", re.IGNORECASE)
+SECRET = re.compile(r"password|secret|key|token|url|environment", re.IGNORECASE)
 UNITS = {"seconds": "seconds", "ms": "milliseconds", "mb": "megabytes", "days": "days", "hours": "hours"}
 
 
@@ -19,7 +19,8 @@ def is_number(value) -> bool:
 
 # What each type accepts. -e gives numbers as text, so text that is a number is one.
 TYPES = {
-    "str": (lambda value: isinstance(value, (str, int, float)) and not isinstance(value, bool), "text"),
+    # YAML makes 1.10 the number 1.1.
+    "str": (lambda value: isinstance(value, (str, int)) and not isinstance(value, bool), "text, in quotes"),
     "int": (lambda value: is_number(value) and "." not in str(value), "a whole number"),
     "float": (is_number, "a number"),
     "bool": (lambda value: isinstance(value, bool), "true or false, without quotes"),
@@ -36,7 +37,7 @@ def faults(value, spec: Mapping, path: tuple) -> Iterator[tuple[tuple, str]]:
         return
     accepts, phrase = TYPES[spec.get("type", "str")]
     if not accepts(value):
-        one_of = f" in quotes, one of {', '.join(spec['choices'])}" if "choices" in spec else ""
+        one_of = f", one of {', '.join(spec['choices'])}" if "choices" in spec else ""
         yield path, f"is {shown(value, path)}: write {phrase}{unit(path)}{one_of}."
     elif value not in spec.get("choices", [value]):
         yield path, f"is {shown(value, path)}: {did_you_mean(value, spec['choices'])}"

@@ -16,6 +16,8 @@ from plugins.preflight.inventory import ROOT, Inventory
 
 KINDS = ("path", "git", "pypi")
 SECONDS = 8
+# What stands before the host in https://user:password@host.
+PASSWORD = re.compile(r"//[^/@\s]+@")
 COMMIT = re.compile(r"[0-9a-f]{7,40}")
 
 
@@ -27,7 +29,7 @@ def check(inventory: Inventory) -> Iterator[str]:
         answers = pool.map(lambda name: [*wrong(sites[name]["source"], bool(asks))], sites)
         for name, found in zip(sites, answers, strict=True):
             for key, text in found:
-                yield inventory.common.problem(("sites", name, "source", *key), text)
+                yield inventory.common.problem(("sites", name, "source", *key), PASSWORD.sub("//", text))
 
 
 def wrong(source: dict, asks: bool) -> Iterator[tuple[tuple, str]]:
@@ -46,7 +48,7 @@ def wrong(source: dict, asks: bool) -> Iterator[tuple[tuple, str]]:
         requirement = Requirement(source["pypi"])
         if not requirement.url and [part.operator for part in requirement.specifier] not in (["=="], ["==="]):
             yield (kind,), f"is '{source['pypi']}', which is no one version: write {requirement.name}==<version>."
-    elif "deploy_key" in source and "PRIVATE KEY-----" not in str(source["deploy_key"]):
+    elif "deploy_key" in source and "PRIVATE KEY-----" not in source["deploy_key"]:
         yield (
             ("deploy_key",),
             "is not a private key: write its text, from -----BEGIN to END-----, encrypted with ansible-vault.",

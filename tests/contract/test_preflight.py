@@ -210,7 +210,7 @@ CASES = [
         f"{MAIN}: memcached_max_item_size is '2MB': write a number followed by k, m or g, as in 100m.",
     ),
     ("main/domain", "example", f"{MAIN}: domain is 'example': write a host name, as in www.example.com."),
-    ("main/mail_admin", None, f"{MAIN}: mail_admin is empty: write text."),
+    ("main/mail_admin", None, f"{MAIN}: mail_admin is empty: write text, in quotes."),
     (
         "main/mail_smarthost",
         "smtp://example.com",
@@ -220,7 +220,7 @@ CASES = [
         "main/ssh_permit_root_login",
         False,
         f"{MAIN}: ssh_permit_root_login is false: "
-        "write text in quotes, one of no, prohibit-password, forced-commands-only.",
+        "write text, in quotes, one of no, prohibit-password, forced-commands-only.",
     ),
     (
         "main/admin_networks",
@@ -390,6 +390,11 @@ def test_a_fault_is_named_in_one_sentence(copy, place, value, sentence):
     assert copy.problems() == [sentence]
 
 
+def test_a_host_of_the_group_build_needs_no_tier(copy):
+    copy.set("hosts/build", {"hosts": {"build1": {"ansible_host": "build1.example.com"}}})
+    assert copy.problems() == []
+
+
 @pytest.mark.parametrize("name", ["ansible_host", "address"])
 def test_hosts_with_one_address_are_named(copy, name):
     for host in ("web1", "web2"):
@@ -448,16 +453,17 @@ ENTRIES = [
         "is 'no': write true or false, without quotes.",
     ),
     ("node", {"folder": "web", "commands": "npm ci"}, "node.commands", "is 'npm ci': write a list."),
-    ("node", {"commands": ["npm ci"]}, "node.folder", "is missing: set it."),
+    ("node", {"command": ["npm ci"]}, "node.command", "is not a key of node: did you mean commands?"),
+    ("source", {"git": "x", "version": 1.1}, "source.version", "is '1.1': write text, in quotes."),
     ("python_packages", ["celery 5"], "python_packages[0]", "is 'celery 5': write a requirement, as in name==1.0."),
     ("build_packages", ["libpq-dev", "a b"], "build_packages[1]", "is 'a b': write the name of a Debian package."),
     ("system_packages", "libvips42", "system_packages", "is 'libvips42': write a list."),
-    ("index_url", "pypi", "index_url", "is 'pypi': write an address that begins with https://."),
+    ("index_url", "pypi", "index_url", "is not right: write an address that begins with https://."),
     (
         "extra_index_urls",
         ["ftp://x"],
         "extra_index_urls[0]",
-        "is 'ftp://x': write an address that begins with https://.",
+        "is not right: write an address that begins with https://.",
     ),
     (
         "check_fail_level",
@@ -690,6 +696,13 @@ def test_a_repository_that_does_not_answer_is_named(copy, monkeypatch):
         assert copy.problems() == [f"{site('source.git')} {text}"]
 
 
+def test_no_password_of_a_repository_is_shown(copy):
+    copy.set("sites/newsroom/source", {"git": "https://ada:tr0ub4dor@localhost:1/news.git"})
+    (problem,) = copy.problems()
+    assert "names https://localhost:1/news.git, which cannot be read" in problem
+    assert "tr0ub4dor" not in problem
+
+
 def test_a_repository_that_is_away_stops_no_run_that_builds_nothing(copy, repository):
     copy.set("sites/newsroom/source", {"git": f"{repository}x"})
     assert copy.problems(tag="nginx") == []
@@ -701,7 +714,9 @@ def test_a_repository_that_is_away_stops_no_run_that_builds_nothing(copy, reposi
 def test_a_controller_without_room_is_named(copy, monkeypatch):
     monkeypatch.setattr(machines, "CONTROLLER_FREE_MB", 10**9)
     (problem,) = copy.problems()
-    assert re.fullmatch(r"\S+ has \d+ MB of disk free for builds: free 1000000000 MB on this machine.", problem)
+    assert re.fullmatch(
+        r"artifact_cache is \S+, with \d+ MB of disk free: free 1000000000 MB on this machine.", problem
+    )
 
 
 def mounted(**free_mb: int) -> list[dict]:
