@@ -34,9 +34,10 @@ def pgpool_encrypted(password: str, key: str) -> str:
     return "AES" + base64.b64encode(encryptor.update(padded) + encryptor.finalize()).decode()
 
 
-def gunicorn_threads(sites: list[dict]) -> int:
-    """How many requests of all sites one web host works on at once: as many connections it may want."""
-    return sum(int(site["workers"]) * int(site["threads"]) for site in sites)
+def program_connections(sites: list[dict]) -> int:
+    """The connections that all sites' programs on one web host may want: one for each thread, and one for each lock."""
+    programs = [program for site in sites for program in site["programs"]]
+    return sum(int(program["count"]) * int(program.get("threads", 1)) + bool(program["once"]) for program in programs)
 
 
 class FilterModule:
@@ -44,5 +45,5 @@ class FilterModule:
         return {
             "scram_verifier": scram_verifier,
             "pgpool_encrypted": pgpool_encrypted,
-            "gunicorn_threads": gunicorn_threads,
+            "program_connections": program_connections,
         }

@@ -8,6 +8,7 @@ import socket
 import zlib
 
 from ansible.errors import AnsibleFilterError
+from ansible.module_utils.common.text.formatters import human_to_bytes
 
 SITE_PORT_FIRST = 8100
 SITE_PORT_COUNT = 800
@@ -69,6 +70,36 @@ def complete_sites(sites: dict, defaults: dict, key: str) -> list[dict]:
     return complete
 
 
+def complete_programs(sites: list[dict], defaults: dict) -> list[dict]:
+    """The sites with every key of every program; gunicorn, which a site always runs, is also the site's own key.
+
+    ``defaults`` has two entries, of gunicorn and of any ``other`` program.
+    """
+    complete = []
+    for site in sites:
+        entries = {"gunicorn": {}} | {entry["name"]: entry for entry in site["programs"]}
+        programs = [
+            {"name": name} | dict(defaults["gunicorn" if name == "gunicorn" else "other"]) | dict(entry)
+            for name, entry in entries.items()
+        ]
+        for program in programs:
+            program["memory_limit"] = memory_bytes(f"sites.{site['name']}.programs", program)
+            # supervisor starts one gunicorn, which starts its processes itself.
+            program["processes"] = 1 if program["name"] == "gunicorn" else int(program["count"])
+        complete.append(site | {"programs": programs, "gunicorn": programs[0]})
+    return complete
+
+
+def memory_bytes(where: str, program: dict) -> int:
+    """A program's memory limit in bytes; 0 is none."""
+    try:
+        return human_to_bytes(program["memory_limit"] or 0)
+    except ValueError as error:
+        raise AnsibleFilterError(
+            f"{where}: the memory_limit of {program['name']} is '{program['memory_limit']}': write it like 512m or 2g."
+        ) from error
+
+
 def in_tiers(services: list[dict], tiers: list[str]) -> list[dict]:
     """The services that a host which is in ``tiers`` runs; tier ``all`` is every host."""
     return [service for service in services if service["tier"] == "all" or service["tier"] in tiers]
@@ -112,5 +143,6 @@ class FilterModule:
             "remembered": remembered,
             "derived_secret": derived_secret,
             "complete_sites": complete_sites,
+            "complete_programs": complete_programs,
             "firewall_rules": firewall_rules,
         }

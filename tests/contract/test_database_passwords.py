@@ -26,5 +26,7 @@ def test_a_verifier_is_stable_and_follows_from_password_and_key():
     assert one not in (filters.scram_verifier("secret", "other"), filters.scram_verifier("other", "key"))
 
 
-def test_threads_of_all_sites_are_counted():
-    assert filters.gunicorn_threads([{"workers": "3", "threads": 4}, {"workers": 5, "threads": 2}]) == 22
+def test_the_connections_of_all_programs_are_counted():
+    gunicorn = {"count": "3", "threads": 4, "once": False}
+    sites = [{"programs": [gunicorn, {"count": 2, "once": False}]}, {"programs": [gunicorn, {"count": 1, "once": True}]}]
+    assert filters.program_connections(sites) == 12 + 2 + 12 + 2
