@@ -33,9 +33,7 @@ def health(host, site: str, path: str) -> tuple[int, dict]:
 
 
 def logs(host, site: str) -> str:
-    return host.run(
-        f"supervisorctl status; tail -n 20 /srv/{site}/log/gunicorn.log /var/log/supervisor/{site}.log"
-    ).stdout
+    return host.run(f"supervisorctl status; journalctl --no-pager --lines=30 --identifier={site}-gunicorn").stdout
 
 
 @pytest.fixture(params=sites())
@@ -110,16 +108,3 @@ def test_a_site_s_commands_run_in_its_own_environment(host, site):
     said = web.run(f"site-manage {site} shell -v 0 -c 'from django.conf import settings as s; print(s.ALLOWED_HOSTS)'")
     assert said.rc == 0, said.stderr
     assert environment(web, site)["ALLOWED_HOSTS"].split(",")[0] in said.stdout
-
-
-@pytest.mark.parametrize("name", WEB)
-def test_logs_are_rotated_and_written_on(host, name):
-    web, site = host(name), sites()[0]
-    log = f"/srv/{site}/log/gunicorn.log"
-    said = web.run("logrotate --force /etc/logrotate.d/trestle-sites")
-    assert said.rc == 0, said.stderr
-    master = web.check_output(f"supervisorctl pid {site}:{site}-gunicorn").strip()
-    deadline = time.monotonic() + 5
-    while (opened := web.run(f"ls -l /proc/{master}/fd").stdout).count(f"-> {log}\n") == 0:
-        assert time.monotonic() < deadline, opened
-        time.sleep(0.5)

@@ -85,6 +85,35 @@ def test_completing_changes_neither_the_entries_nor_the_defaults():
     assert before == (ENTRY, DEFAULTS)
 
 
+PROGRAMS = {
+    "gunicorn": {"command": "gunicorn", "count": 5, "memory_limit": "", "once": False},
+    "other": {"count": 1, "memory_limit": "", "once": False},
+}
+
+
+def programs(*entries: dict) -> list[dict]:
+    return trestle.complete_programs([{"name": "shop", "programs": list(entries)}], PROGRAMS)[0]["programs"]
+
+
+def test_gunicorn_is_a_program_of_every_site_and_the_first():
+    worker = {"name": "worker", "command": "work"}
+    assert [program["name"] for program in programs()] == ["gunicorn"]
+    assert [program["name"] for program in programs(worker)] == ["gunicorn", "worker"]
+    named = programs(worker, {"name": "gunicorn", "count": 2})
+    assert [(program["name"], program["count"]) for program in named] == [("gunicorn", 2), ("worker", 1)]
+
+
+def test_supervisor_starts_one_gunicorn_and_as_many_of_another_program_as_are_wanted():
+    assert [program["processes"] for program in programs({"name": "worker", "count": 3})] == [1, 3]
+
+
+def test_a_memory_limit_is_completed_to_bytes():
+    limits = [program["memory_limit"] for program in programs({"name": "a", "memory_limit": "512m"}, {"name": "b"})]
+    assert limits == [0, 512 * 2**20, 0]
+    with pytest.raises(AnsibleFilterError, match=r"sites\.shop\.programs: the memory_limit of a is 'lots'"):
+        programs({"name": "a", "memory_limit": "lots"})
+
+
 def test_a_host_runs_the_services_of_its_tiers_and_those_of_every_host():
     services = [{"name": name, "tier": name} for name in ("all", "web", "db")]
     assert [service["name"] for service in trestle.in_tiers(services, ["web"])] == ["all", "web"]
