@@ -71,22 +71,22 @@ def complete_sites(sites: dict, defaults: dict, key: str) -> list[dict]:
 
 
 def complete_programs(sites: list[dict], defaults: dict) -> list[dict]:
-    """The sites with every key of every program; gunicorn, which a site always runs, is also the site's own key.
+    """The sites with every key of every program; gunicorn, which each has, is also the site's own key.
 
     ``defaults`` has two entries, of gunicorn and of any ``other`` program.
     """
     complete = []
     for site in sites:
-        entries = {"gunicorn": {}} | {entry["name"]: entry for entry in site["programs"]}
         programs = [
-            {"name": name} | dict(defaults["gunicorn" if name == "gunicorn" else "other"]) | dict(entry)
-            for name, entry in entries.items()
+            dict(defaults["gunicorn" if entry["name"] == "gunicorn" else "other"]) | dict(entry)
+            for entry in site["programs"]
         ]
         for program in programs:
             program["memory_limit"] = memory_bytes(f"sites.{site['name']}.programs", program)
             # supervisor starts one gunicorn, which starts its processes itself.
             program["processes"] = 1 if program["name"] == "gunicorn" else int(program["count"])
-        complete.append(site | {"programs": programs, "gunicorn": programs[0]})
+        gunicorn = next(program for program in programs if program["name"] == "gunicorn")
+        complete.append(site | {"programs": programs, "gunicorn": gunicorn})
     return complete
 
 

@@ -119,8 +119,14 @@ def programs(name: str, listed: list) -> Iterator[tuple[tuple, str]]:
         if count > 1:
             yield (name, "programs"), f"names {program} {count} times: give each a name of its own, or set its count."
     for number, program in enumerate(listed):
-        if program["name"] != "gunicorn" and not program.get("command"):
-            yield (name, "programs", number, "command"), f"is missing: say what {program['name']} runs."
+        place, is_gunicorn = (name, "programs", number), program["name"] == "gunicorn"
+        if not is_gunicorn and not program.get("command"):
+            yield (*place, "command"), f"is missing: say what {program['name']} runs."
+        foreign, why = ({"once"}, "not") if is_gunicorn else ({"threads", "timeout_seconds"}, "only")
+        for key in sorted(foreign & program.keys()):
+            yield (*place, key), f"is {why} for gunicorn: delete it."
+        if program.get("once") and program.get("count", 1) != 1:
+            yield (*place, "count"), "is more than one of a program with once: delete one of the two."
 
 
 def folders(name: str, site: dict) -> Iterator[tuple[tuple, str]]:

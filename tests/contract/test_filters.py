@@ -92,15 +92,22 @@ PROGRAMS = {
 
 
 def programs(*entries: dict) -> list[dict]:
-    return trestle.complete_programs([{"name": "shop", "programs": list(entries)}], PROGRAMS)[0]["programs"]
+    sites = [{"name": "shop", "programs": [{"name": "gunicorn"}, *entries]}]
+    return trestle.complete_programs(sites, PROGRAMS)[0]["programs"]
 
 
-def test_gunicorn_is_a_program_of_every_site_and_the_first():
-    worker = {"name": "worker", "command": "work"}
-    assert [program["name"] for program in programs()] == ["gunicorn"]
-    assert [program["name"] for program in programs(worker)] == ["gunicorn", "worker"]
-    named = programs(worker, {"name": "gunicorn", "count": 2})
-    assert [(program["name"], program["count"]) for program in named] == [("gunicorn", 2), ("worker", 1)]
+def test_gunicorn_and_other_programs_have_defaults_of_their_own():
+    completed = programs({"name": "worker", "command": "work"}, {"name": "mail", "command": "post", "count": 2})
+    assert [(program["command"], program["count"]) for program in completed] == [
+        ("gunicorn", 5),
+        ("work", 1),
+        ("post", 2),
+    ]
+
+
+def test_gunicorn_is_found_wherever_it_is_named():
+    sites = [{"name": "shop", "programs": [{"name": "worker"}, {"name": "gunicorn", "count": 3}]}]
+    assert trestle.complete_programs(sites, PROGRAMS)[0]["gunicorn"]["count"] == 3
 
 
 def test_supervisor_starts_one_gunicorn_and_as_many_of_another_program_as_are_wanted():
