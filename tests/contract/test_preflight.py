@@ -420,6 +420,14 @@ ENTRIES = [
         "names worker 2 times: give each a name of its own, or set its count.",
     ),
     ("programs", [GUNICORN, {"name": "worker"}], "programs[1].command", "is missing: say what worker runs."),
+    ("programs", [GUNICORN | {"once": True}], "programs[0].once", "is not for gunicorn: delete it."),
+    ("programs", [GUNICORN, WORKER | {"threads": 2}], "programs[1].threads", "is only for gunicorn: delete it."),
+    (
+        "programs",
+        [GUNICORN, WORKER | {"once": True, "count": 2}],
+        "programs[1].count",
+        "is more than one of a program with once: delete one of the two.",
+    ),
     ("programs", [GUNICORN, {"command": "x"}], "programs[1].name", "is missing: set it."),
     (
         "programs",
