@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import ipaddress
@@ -50,6 +51,8 @@ class Lab:
         self.key = self.folder / "id_ed25519"
         self.secrets_file = self.folder / "secrets.yml"
         self.ca_file = self.folder / "ca.crt"
+        # tools/build_host.py makes it; it goes with the lab.
+        self.build_container = f"{self.prefix}-build"
         self._client = None
 
     @property
@@ -100,6 +103,7 @@ class Lab:
             "host_cores": HOST_CORES,
             "host_load_limit": HOST_LOAD_LIMIT,
             "certificates_source": "ca",
+            "build_container": self.build_container,
             "admin_networks": [f"{subnet[1]}/32"],
             "lb_vip": str(subnet[FLOATING]) if self.has_floating_address(containers) else "",
         }
@@ -150,6 +154,8 @@ class Lab:
         """Remove every container and network of this lab, in whatever state they were left."""
         for container in self.client.containers.list(all=True, filters={"label": f"{LABEL}={self.name}"}):
             container.remove(force=True, v=True)
+        with contextlib.suppress(docker.errors.NotFound):
+            self.client.containers.get(self.build_container).remove(force=True)
         if network := self.network():
             network.reload()
             for guest in network.attrs.get("Containers", {}):
