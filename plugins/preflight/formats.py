@@ -50,6 +50,10 @@ FORMATS: dict[str, tuple[Callable, str]] = {
     ),
     "mail host": (like(rf"((\d+\.){{3}}\d+|{HOST_NAME}|)(:\d+)?"), "a host, or host:port"),
     "mail address": (like(r"[^@\s,]+(@[^@\s,]+)?"), "one mail address"),
+    "correspondent": (
+        like(r"|[^,<>]+ <[^@\s,<>]+@[^@\s,<>]+>|[^@\s,<>]+(@[^@\s,<>]+)?"),
+        "an address, or Ada <ada@example.com>",
+    ),
     "network": (lambda value: "/" in str(value) and is_network(value), "a network, as in 198.51.100.0/24"),
     "port": (between(1, 65535), "a port from 1 to 65535"),
     "size": (like(r"\d+[kmgKMG]?"), "a number followed by k, m or g, as in 100m"),
@@ -76,6 +80,7 @@ NAMES = {
     r"lb_vip": "address or name",
     r"mail_smarthost": "mail host",
     r"mail_admin": "mail address",
+    r"admins|managers|mail_from": "correspondent",
 }
 
 

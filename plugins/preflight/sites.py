@@ -52,11 +52,13 @@ def specifications(defaults: dict) -> dict[str, dict]:
     derived = complete_sites({"any": {}}, defaults, "")[0].keys() - {"name"}
     required = {name for name, spec in documented().items() if spec.get("required")}
     names = {"settings_module", *required, *defaults, *derived}
-    return {name: documented().get(name, {"type": type_of(defaults.get(name))}) for name in names}
+    return {name: documented().get(name, like(defaults.get(name))) for name in names}
 
 
-def type_of(default) -> str:
-    return {bool: "bool", int: "int", float: "float", str: "str", list: "list", dict: "dict"}.get(type(default), "raw")
+def like(default) -> dict:
+    """The specification that a default is an example of."""
+    kind = {bool: "bool", int: "int", float: "float", str: "str", list: "list", dict: "dict"}.get(type(default), "raw")
+    return {"type": kind, "elements": "str"} if kind == "list" else {"type": kind}
 
 
 def check(inventory: Inventory) -> Iterator[str]:

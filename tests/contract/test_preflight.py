@@ -29,7 +29,7 @@ from cryptography.x509.oid import NameOID
 from environments import REAL, ROOT, vault
 
 from plugins.filter.trestle import site_port
-from plugins.preflight import machines, sites, sources
+from plugins.preflight import formats, machines, sites, sources
 from plugins.preflight.inventory import dotted
 from tools import secrets
 
@@ -337,6 +337,12 @@ CASES = [
         f"{site('secret_key')} is a sample's value: delete it, and one is derived.",
     ),
     ("sites/newsroom/pages", "pages", f"{site('pages')} names pages, and there is no such folder: correct it."),
+    ("sites/newsroom/after_migrate", [{"seed": 1}], f"{site('after_migrate[0]')} is a mapping: write text, in quotes."),
+    (
+        "sites/newsroom/makemigrations_check",
+        "no",
+        f"{site('makemigrations_check')} is 'no': write true or false, without quotes.",
+    ),
     # Sources.
     ("sites/newsroom/source", DELETED, f"{site('source')} is missing: set it."),
     ("sites/newsroom/source", "examples/newsroom", f"{site('source')} is 'examples/newsroom': write a mapping."),
@@ -487,6 +493,33 @@ def test_a_fault_within_an_entry_is_named(key, value, place, text):
     least = {"source": {"path": "examples/newsroom"}, "domains": ["a.example.com"], "settings_module": "a.settings"}
     found = list(sites.entry("newsroom", least | {key: value}, sites.documented()))
     assert [(dotted(path[1:]), said) for path, said in found] == [(place, text)]
+
+
+# By the name of a variable: what it may hold, and what not.
+FORMATS = {
+    "lb_vip": (["", "192.0.2.7", "www.example.com"], ["192.0.2.300", "www example", "https://example.com"]),
+    "mail_smarthost": (["", "smtp.example.com", "smtp.example.com:587", "192.0.2.7:25"], ["a b", "smtp.example.com:x"]),
+    "mail_admin": (["root", "ops@example.com"], ["ops@", "a@example.com, b@example.com"]),
+    "admins": (["ops@example.com", "Ada <ada@example.com>"], ["Ada ada@example.com", "Ada, <ada@example.com>"]),
+    "admin_networks": (["198.51.100.0/24", "203.0.113.7/32"], ["198.51.100.7", "198.51.100.7/24", "2001:db8::/32"]),
+    "domains": (["a.example.com", "xn--bcher-kva.example"], ["example", "A.example.com", "a_b.example.com", "a..com"]),
+    "max_body_size": (["100m", "1G", "512"], ["100 m", "1.5g", "100mb", ""]),
+    "port": ([1, "8100", 65535], [0, 65536]),
+    "conn_max_age_seconds": ([0, 60, "1.5"], [-1]),
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_name_says_what_a_variable_may_hold(name):
+    accepts, _ = formats.of({}, (name,))
+    good, bad = FORMATS[name]
+    assert [value for value in good if not accepts(value)] == []
+    assert [value for value in bad if accepts(value)] == []
+
+
+def test_what_is_said_of_keys_is_said_of_keys_that_there_are():
+    defaults = yaml.safe_load((ROOT / "group_vars/all/sites.yml").read_text())["site_defaults"]
+    assert sites.documented().keys() <= sites.specifications(defaults).keys()
 
 
 def test_a_variable_that_is_the_user_s_own_affair_is_left_alone(copy):
