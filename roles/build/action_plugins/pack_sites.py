@@ -21,7 +21,15 @@ from ansible.plugins.action import ActionBase
 LEFT_OUT = [".git", "__pycache__", "*.pyc", ".venv", "venv", "node_modules", "db.sqlite3", ".pytest_cache", ".DS_Store"]
 # What of a site decides over its artifact, and what over nothing that is checked before a deploy.
 BUILT_FROM = ["app_type", "dependency_file", "extras", "python_packages", "build_packages", "system_packages", "node"]
-NOT_CHECKED = ["secret_key", "secret_key_fallbacks", "database_password", "programs", "source", "after_migrate"]
+NOT_CHECKED = [
+    "secret_key",
+    "secret_key_fallbacks",
+    "database_password",
+    "programs",
+    "gunicorn",
+    "source",
+    "after_migrate",
+]
 
 
 def digest(*parts) -> str:
