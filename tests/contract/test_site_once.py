@@ -95,7 +95,7 @@ def once(folder):
     yield run
     for process in started:
         process.kill()
-        process.communicate()
+        process.wait()
 
 
 def line(process) -> str:

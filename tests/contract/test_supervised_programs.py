@@ -50,7 +50,10 @@ def test_memory_is_watched_only_where_a_program_has_a_limit():
     here = environment("elsewhere")
     host, play = here.hosts_with("gunicorn")[0]
     variables = here.role_vars("gunicorn", host, play)
-    sites = [site | {"programs": []} for site in here.value(host, "site_list")]
+    sites = [
+        {"programs": [program | {"memory_limit": 0} for program in site["programs"]]}
+        for site in here.value(host, "site_list")
+    ]
     assert not here.templar(variables | {"site_list": sites}).template(here.expression("__gunicorn_limited"))
 
 
