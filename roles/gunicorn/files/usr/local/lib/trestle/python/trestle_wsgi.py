@@ -4,13 +4,16 @@ GET /health/live   200 {"site", "host", "release", "digest"}
 GET /health/ready  200 with "ready": true, or 503 with "ready": false and "reasons"; "deploy" is the number of the last
                    deploy that this host took part in to the end
 
-They come before the project's code, so that neither ALLOWED_HOSTS nor a TLS redirect can fool a probe.
+They come before the project's code, so that neither ALLOWED_HOSTS nor a TLS redirect can fool a probe. A request that
+goes on to the project has its X-Request-ID, which the load balancers set, in trestle_logging.request_id.
 """
 
 import importlib
 import json
 import os
 import sys
+
+from trestle_logging import request_id
 
 DRAIN_FOLDER = "/var/lib/trestle/drain"
 DEPLOY_FILE = "/var/lib/trestle/deploy"
@@ -31,6 +34,15 @@ def deploy():
             return {"deploy": int(file.read().split()[0])}
     except (OSError, ValueError, IndexError):
         return {}
+
+
+def set_up_django():
+    """Before the project's wsgi module is imported: one that sets DJANGO_SETTINGS_MODULE itself comes too late."""
+    import django
+
+    # Management commands have no such marks, and no such limits.
+    os.environ["TRESTLE_SERVES_REQUESTS"] = "true"
+    django.setup()
 
 
 def load(name, app_type):
@@ -63,6 +75,8 @@ class Health:
             status = "503 Service Unavailable" if reasons else "200 OK"
             answer = {**self.identity, **deploy(), "ready": not reasons, **({"reasons": reasons} if reasons else {})}
         else:
+            # Until the thread's next request: a body that is streamed comes after this call.
+            request_id.set(environ.get("HTTP_X_REQUEST_ID", "-"))
             return self.project(environ, start_response)
         body = json.dumps(answer).encode()
         headers = [
@@ -77,6 +91,8 @@ class Health:
 def make_application():
     """What gunicorn loads, once, before it forks its workers."""
     env = os.environ
+    if env["TRESTLE_APP_TYPE"] == "django":
+        set_up_django()
     project = load(env["TRESTLE_WSGI"], env["TRESTLE_APP_TYPE"])
     if "django.db" in sys.modules and "DJANGO_SETTINGS_MODULE" in env:
         # A connection opened while the project was imported must not be shared by the workers.

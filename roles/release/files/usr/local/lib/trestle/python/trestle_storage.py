@@ -1,7 +1,7 @@
-"""A Django storage that keeps uploads on the media hosts: written by WebDAV to every one, read from any.
+"""Django storages: uploads on the media hosts, and static files with names that change with their content.
 
-STORAGES["default"]["BACKEND"] is "trestle_storage.MediaStorage". Without arguments it reads MEDIA_UPLOAD_URLS (a comma
-list), MEDIA_UPLOAD_USER, MEDIA_UPLOAD_PASSWORD and MEDIA_URL. One media host that accepts a file is enough: the
+MediaStorage writes by WebDAV to every media host and reads from any. Without arguments it reads MEDIA_UPLOAD_URLS (a
+comma list), MEDIA_UPLOAD_USER, MEDIA_UPLOAD_PASSWORD and MEDIA_URL. One media host that accepts a file is enough: the
 others fetch from it what they lack.
 """
 
@@ -20,6 +20,9 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from urllib.parse import quote, urljoin, urlsplit
 
+from django.contrib.staticfiles.storage import ManifestStaticFilesStorage
+from django.contrib.staticfiles.utils import matches_patterns
+from django.core.exceptions import SuspiciousFileOperation
 from django.core.files.base import File
 from django.core.files.storage import Storage
 from django.utils._os import safe_join
@@ -173,3 +176,40 @@ class MediaStorage(Storage):
 
     def url(self, name):
         return urljoin(self.base_url, filepath_to_uri(self._relative(name)).lstrip("/"))
+
+
+class StaticStorage(ManifestStaticFilesStorage):
+    """Django's own, but nothing that went unnoticed in development stops it: a reference to a file that is not there
+    is left alone, and what is not UTF-8 or not in the manifest keeps its name."""
+
+    def hashed_name(self, name, content=None, filename=None):
+        try:
+            return super().hashed_name(name, content, filename)
+        except (ValueError, SuspiciousFileOperation):
+            return name
+
+    def stored_name(self, name):
+        try:
+            return super().stored_name(name)
+        except ValueError:
+            return name
+
+    def post_process(self, paths, dry_run=False, **options):
+        readable = {name: place for name, place in paths.items() if self._readable(*place)}
+        for name, hashed_name, processed in super().post_process(readable, dry_run, **options):
+            if isinstance(processed, Exception):
+                logger.warning("%s: %s", name, processed)
+            else:
+                yield name, hashed_name, processed
+
+    def _readable(self, storage, path):
+        """Whether Django, which looks into files of these kinds, can read it."""
+        if not matches_patterns(path, self._patterns):
+            return True
+        with storage.open(path) as file:
+            try:
+                file.read().decode()
+            except UnicodeDecodeError as error:
+                logger.warning("%s is not UTF-8, and keeps its name: %s", path, error)
+                return False
+        return True
