@@ -104,6 +104,7 @@ class Lab:
             "host_load_limit": HOST_LOAD_LIMIT,
             "certificates_source": "ca",
             "build_container": self.build_container,
+            "mail_swallow": True,
             "admin_networks": [f"{subnet[1]}/32"],
             "lb_vip": str(subnet[FLOATING]) if self.has_floating_address(containers) else "",
         }

@@ -35,9 +35,14 @@ def pgpool_encrypted(password: str, key: str) -> str:
 
 
 def program_connections(sites: list[dict]) -> int:
-    """The connections that all sites' programs on one web host may want: one for each thread, and one for each lock."""
-    programs = [program for site in sites for program in site["programs"]]
-    return sum(int(program["count"]) * int(program.get("threads", 1)) + bool(program["once"]) for program in programs)
+    """The connections that all sites' programs on one web host may want: one for each thread and database alias, where
+    the deployment settings add `replica`, and one for each lock."""
+    return sum(
+        int(program["count"]) * int(program.get("threads", 1)) * (2 if site["deployment_settings"] else 1)
+        + bool(program["once"])
+        for site in sites
+        for program in site["programs"]
+    )
 
 
 class FilterModule:

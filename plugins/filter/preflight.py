@@ -7,7 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from plugins.preflight import certificates, hosts, machines, secrets, sites, sources, variables
+from plugins.preflight import certificates, hosts, machines, mail, secrets, sites, sources, variables
 from plugins.preflight.inventory import Inventory
 
 
@@ -19,6 +19,7 @@ def preflight_problems(groups, hostvars) -> list[str]:
         *variables.check(inventory),
         *secrets.check(inventory),
         *sites.check(inventory),
+        *mail.check(inventory),
         *machines.controller(inventory),
     ]
     # What these read is in order only where nothing above was found.

@@ -54,6 +54,7 @@ FORMATS: dict[str, tuple[Callable, str]] = {
         like(r"|[^,<>]+ <[^@\s,<>]+@[^@\s,<>]+>|[^@\s,<>]+(@[^@\s,<>]+)?"),
         "an address, or Ada <ada@example.com>",
     ),
+    "secret": (like(r"[^,]+"), "text without a comma"),
     "network": (lambda value: "/" in str(value) and is_network(value), "a network, as in 198.51.100.0/24"),
     "port": (between(1, 65535), "a port from 1 to 65535"),
     "size": (like(r"\d+[kmgKMG]?"), "a number followed by k, m or g, as in 100m"),

@@ -409,13 +409,14 @@ def test_a_project_that_sees_to_its_logs_itself_is_let(project):
 # The WSGI wrapper, with the project behind it.
 
 SERVE = """
+import io
 import trestle_wsgi
 application = trestle_wsgi.make_application()
 def get(path, request_id):
     said = []
     environ = {"REQUEST_METHOD": "GET", "PATH_INFO": path, "SERVER_NAME": "x", "SERVER_PORT": "80",
                "HTTP_HOST": "gazette.production.example.com", "HTTP_X_FORWARDED_PROTO": "https",
-               "wsgi.url_scheme": "http", "wsgi.input": None,
+               "wsgi.url_scheme": "http", "wsgi.input": io.BytesIO(),
                "HTTP_X_REQUEST_ID": request_id, "wsgi.errors": None}
     body = b"".join(application(environ, lambda status, headers: said.append(status)))
     return said[0]
@@ -455,7 +456,8 @@ def test_a_wsgi_module_that_chooses_settings_itself_comes_too_late(project):
 
 
 def findings(project):
-    return project.python("import trestle_settings\nprint(*trestle_settings.findings(), sep='\\n')").stdout.splitlines()
+    text = "import trestle_settings\nfor sentence in trestle_settings.findings(): print(sentence)"
+    return project.python(text).stdout.splitlines()
 
 
 def test_a_new_project_has_nothing_that_cannot_be_undone(project):

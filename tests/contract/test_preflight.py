@@ -198,9 +198,9 @@ CASES = [
         f"{MAIN}: postgresql_memory_mb is '4 GB': write a whole number of megabytes, without a unit.",
     ),
     (
-        "main/pgpool_load_balance",
+        "main/mail_swallow",
         "yes",
-        f"{MAIN}: pgpool_load_balance is 'yes': write true or false, without quotes.",
+        f"{MAIN}: mail_swallow is 'yes': write true or false, without quotes.",
     ),
     ("main/postgresql_parameters", ["work_mem"], f"{MAIN}: postgresql_parameters is a list: write a mapping."),
     ("main/base_packages", "vim", f"{MAIN}: base_packages is 'vim': write a list."),
@@ -211,6 +211,11 @@ CASES = [
     ),
     ("main/domain", "example", f"{MAIN}: domain is 'example': write a host name, as in www.example.com."),
     ("main/mail_admin", None, f"{MAIN}: mail_admin is empty: write text, in quotes."),
+    (
+        "main/mail_smarthost",
+        "",
+        f"{MAIN}: mail_smarthost is empty: name the host that mail leaves through, or set mail_swallow: true.",
+    ),
     (
         "main/mail_smarthost",
         "smtp://example.com",

@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 
-WRAPPER = Path(__file__).resolve().parents[2] / "roles/gunicorn/files/usr/local/lib/trestle/python/trestle_wsgi.py"
+ROLES = Path(__file__).resolve().parents[2] / "roles"
+LIBRARY = "files/usr/local/lib/trestle/python"
+WRAPPER = ROLES / "gunicorn" / LIBRARY / "trestle_wsgi.py"
 IDENTITY = {"site": "newsroom", "host": "web1", "release": "abc", "digest": "def"}
 
 
 @pytest.fixture
-def wrapper(tmp_path):
+def wrapper(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROLES / "release" / LIBRARY)
     spec = importlib.util.spec_from_file_location("trestle_wsgi", WRAPPER)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

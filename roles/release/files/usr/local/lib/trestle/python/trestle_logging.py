@@ -6,6 +6,7 @@ with a LOGGING of its own has it in its records by the filter "trestle_logging.R
 
 import contextvars
 import logging
+import os
 import pkgutil
 from copy import deepcopy
 
@@ -13,6 +14,9 @@ request_id = contextvars.ContextVar("request_id", default="-")
 
 HANDLER, FORMATTER, FILTER = "trestle_journal", "trestle_journal", "trestle_request_id"
 ONLY_IN_DEBUG = "django.utils.log.RequireDebugTrue"
+# A program that supervisor started writes to the journal, which reads a line's priority from its beginning.
+SUPERVISED = "TRESTLE_DIGEST" in os.environ
+PRIORITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
 
 
 class RequestIdFilter(logging.Filter):
@@ -28,7 +32,9 @@ class JournalFormatter(logging.Formatter):
     """Every line of a traceback begins as the first does: the journal makes an entry of each, and stamps it."""
 
     def format(self, record):
-        prefix = f"{record.levelname} {record.name} [{record.request_id}] "
+        priority = next((number for level, number in PRIORITIES if record.levelno >= level), 7)
+        prefix = f"<{priority}>" if SUPERVISED else ""
+        prefix += f"{record.levelname} {record.name} [{record.request_id}] "
         return "\n".join(prefix + line for line in super().format(record).splitlines() or [""])
 
 

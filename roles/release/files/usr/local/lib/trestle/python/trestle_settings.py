@@ -163,8 +163,8 @@ def on_ring(alias, own, ring, site):
         # Django gives each thread a client of its own, so that they need no pool.
         "OPTIONS": {
             "ignore_exc": True,
-            "connect_timeout": 0.2,
-            "timeout": 0.2,
+            "connect_timeout": 0.15,
+            "timeout": 0.15,
             "no_delay": True,
             "retry_attempts": 0,
             "dead_timeout": 10,
