@@ -3,5 +3,7 @@
 import sys
 from pathlib import Path
 
+# The roles' folders are copied to hosts as they are.
+sys.dont_write_bytecode = True
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parents[1]), str(HERE.parents[1] / "plugins/filter")]

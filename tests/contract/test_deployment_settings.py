@@ -38,6 +38,7 @@ class Project:
             "STATIC_ROOT": str(folder / "collected"),
             "PYTHONPATH": os.pathsep.join(map(str, [folder, *LIBRARY])),
             "PATH": os.environ["PATH"],
+            "PYTHONDONTWRITEBYTECODE": "1",  # the folders are copied to hosts as they are
         }
 
     def add(self, text, file="shop/settings.py"):
