@@ -29,7 +29,7 @@ def test_a_verifier_is_stable_and_follows_from_password_and_key():
 def test_the_connections_of_all_programs_are_counted():
     gunicorn = {"count": "3", "threads": 4, "once": False}
     sites = [
-        {"programs": [gunicorn, {"count": 2, "once": False}]},
-        {"programs": [gunicorn, {"count": 1, "once": True}]},
+        {"deployment_settings": False, "programs": [gunicorn, {"count": 2, "once": False}]},
+        {"deployment_settings": True, "programs": [gunicorn, {"count": 1, "once": True}]},
     ]
-    assert filters.program_connections(sites) == 12 + 2 + 12 + 2
+    assert filters.program_connections(sites) == 12 + 2 + 2 * (12 + 1) + 1
