@@ -21,10 +21,11 @@ SCENARIO = HERE.parents[1] / "molecule" / os.environ.get("MOLECULE_SCENARIO_NAME
 SITES_FILE = SCENARIO / "vars/sites.yml"
 SITES: dict[str, dict] = yaml.safe_load(SITES_FILE.read_text())["sites"]
 
-# A module that is named after a site is of a scenario that has it.
-collect_ignore = [
-    path.name for path in HERE.glob("test_site_*.py") if path.stem.removeprefix("test_site_") not in SITES
-]
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A module that is named after a site is of a scenario that has it."""
+    named = {item: item.path.stem.removeprefix("test_site_") for item in items}
+    items[:] = [item for item in items if named[item] == item.path.stem or named[item] in SITES]
 
 
 @pytest.fixture(scope="session")
