@@ -104,7 +104,10 @@ def test_django_without_a_wsgi_module(wrapper, project, monkeypatch):
     for name in ("django", "django.core"):
         monkeypatch.setitem(sys.modules, name, type(sys)(name))
     monkeypatch.setitem(sys.modules, "django.core.wsgi", fake)
+    monkeypatch.setenv("TRESTLE_SETTINGS_MODULE", "shop.settings.production")
     assert wrapper.load("shop.wsgi", "django") == "django's own"
+    with pytest.raises(ModuleNotFoundError):
+        wrapper.load("shop.asgi:app", "django")  # nobody leaves that out
 
 
 @pytest.mark.parametrize(("app_type", "text"), [("wsgi", None), ("django", "import nowhere_to_be_found\n")])

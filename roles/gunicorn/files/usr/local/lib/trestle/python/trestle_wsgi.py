@@ -45,14 +45,20 @@ def set_up_django():
     django.setup()
 
 
+def usual_wsgi_module():
+    settings = os.environ.get("TRESTLE_SETTINGS_MODULE") or os.environ.get("DJANGO_SETTINGS_MODULE", "")
+    return settings.split(".")[0] + ".wsgi"
+
+
 def load(name, app_type):
     """The project's application: ``module`` or ``module:attribute``."""
     module, _, attribute = name.partition(":")
     try:
         found = importlib.import_module(module)
     except ModuleNotFoundError as error:
-        # A Django project need not have a wsgi module; one that fails in another import must say so.
-        if app_type != "django" or not (module == error.name or module.startswith(f"{error.name}.")):
+        # A Django project need not have the usual wsgi module; one that was asked for, or fails inside, must say so.
+        missing = module == error.name or module.startswith(f"{error.name}.")
+        if app_type != "django" or not missing or name != usual_wsgi_module():
             raise
         from django.core.wsgi import get_wsgi_application
 
