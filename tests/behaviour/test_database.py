@@ -46,10 +46,11 @@ def leader(host) -> str:
     return leaders[0]
 
 
-def psql(host, site: dict, sql: str, password: str | None = None):
+def psql(host, site: dict, sql: str, password: str | None = None, application: str = "psql"):
     """Through the web host's pgpool, as the site's application would."""
     command = f"psql -X -qAt -v ON_ERROR_STOP=1 -c {shlex.quote(sql)}"
     dsn = f"host=127.0.0.1 user={site['database_user']} dbname={site['database']} connect_timeout=3"
+    dsn += f" application_name={application}"
     # The password goes through standard input, and is in no list of processes.
     script = f"read -r PGPASSWORD; export PGPASSWORD; exec timeout 10 {command} {shlex.quote(dsn)}"
     return host.run(f"echo {password or site['database_password']} | bash -c {shlex.quote(script)}")
@@ -110,6 +111,19 @@ def test_a_write_through_every_pgpool_reaches_the_leader_and_a_standby(host, sit
         time.sleep(0.5)  # acknowledged is written to disk on a standby; a moment later it can be read there
         standbys = [postgres(host(db), site["database"], query) for db in DB if db != leader(host)]
         assert not standbys or "1" in standbys
+
+
+@pytest.mark.parametrize("web", WEB)
+def test_a_site_reads_from_the_leader_and_its_replica_alias_from_a_standby(host, site, web):
+    at = {member["Host"]: name for name, member in members(host).items()}
+    read = {}
+    for application in (site["name"], f"{site['name']}/replica"):
+        done = psql(host(web), site, "SELECT host(inet_server_addr())", application=application)
+        assert done.rc == 0, done.stderr + journal(host(web), "pgpool2", "pgpool-follower")
+        read[application] = at[done.stdout.strip()]
+    first, replica = read.values()
+    assert first == leader(host), read
+    assert (replica == first) == (len(DB) == 1), read
 
 
 def test_a_wrong_password_is_refused(host, site):
