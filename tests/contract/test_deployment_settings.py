@@ -206,6 +206,8 @@ def test_caches_of_a_development_machine_go_to_the_ring(project):
     assert (caches["default"]["TIMEOUT"], caches["default"]["KEY_PREFIX"]) == (7, "gazette:own")
     assert (caches["pages"]["VERSION"], caches["pages"]["KEY_PREFIX"]) == (3, "gazette:pages")
     assert caches["queue"]["LOCATION"] == "redis://queue"
+    project.add('CACHES["default"]["KEY_PREFIX"] = "gazette"')
+    assert project.settings("CACHES")["default"]["KEY_PREFIX"] == "gazette", "as where CACHE_URL was read"
 
 
 @pytest.fixture

@@ -159,7 +159,8 @@ def on_ring(alias, own, ring, site):
         **{key: own[key] for key in ("TIMEOUT", "VERSION", "KEY_FUNCTION") if key in own},
         "BACKEND": "django.core.cache.backends.memcached.PyMemcacheCache",
         "LOCATION": ring,
-        "KEY_PREFIX": ":".join(filter(None, prefixes)),
+        # A project that read CACHE_URL has the site's prefix already.
+        "KEY_PREFIX": ":".join(dict.fromkeys(filter(None, prefixes))),
         # Django gives each thread a client of its own, so that they need no pool.
         "OPTIONS": {
             "ignore_exc": True,
