@@ -69,7 +69,7 @@ class Project:
         text = f"""
         import json
         from django.conf import settings
-        print(json.dumps([getattr(settings, name) for name in {names!r}]))
+        print(json.dumps([getattr(settings, name) for name in {names!r}], default=str))
         """
         values = json.loads(self.python(text, **env).stdout)
         return values[0] if len(names) == 1 else values
@@ -100,6 +100,12 @@ def test_preloading_is_silenced_only_until_it_is_chosen(project):
     project.add('SILENCED_SYSTEM_CHECKS = ["models.W042"]')
     assert project.settings("SILENCED_SYSTEM_CHECKS", "SECURE_HSTS_PRELOAD", **chosen) == [["models.W042"], True]
     assert findings_of_check(project, SECURE_HSTS_SECONDS="0")[0] == {"security.W004"}, "no HSTS is a finding"
+
+
+def test_what_the_entry_silences_is_silent_for_every_command(project):
+    project.add('SILENCED_SYSTEM_CHECKS = ["models.W042"]')
+    silenced = project.settings("SILENCED_SYSTEM_CHECKS", TRESTLE_SILENCED_CHECKS="shop.E001,shop.W002")
+    assert {"models.W042", "shop.E001", "shop.W002", "security.W005"} <= set(silenced)
 
 
 def test_what_is_insecure_in_a_project_is_laid_over(project):
@@ -210,6 +216,23 @@ def test_caches_of_a_development_machine_go_to_the_ring(project):
     assert project.settings("CACHES")["default"]["KEY_PREFIX"] == "gazette", "as where CACHE_URL was read"
 
 
+@pytest.mark.parametrize(
+    "location", ["redis://127.0.0.1:6379/1", "redis://:secret@localhost", ["redis://[::1]:1"], "unix:///run/redis.sock"]
+)
+def test_a_redis_of_the_same_machine_is_a_development_machine_s(project, location):
+    project.add(
+        f"""
+        CACHES = {{
+            "default": {{"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": {location!r}}},
+            "table": {{"BACKEND": "django.core.cache.backends.db.DatabaseCache", "LOCATION": "pages"}},
+        }}
+        """
+    )
+    caches = project.settings("CACHES")
+    assert caches["default"]["BACKEND"] == "django.core.cache.backends.memcached.PyMemcacheCache"
+    assert caches["table"]["LOCATION"] == "pages"
+
+
 @pytest.fixture
 def silent_host():
     """A host that takes connections and never answers."""
@@ -249,10 +272,20 @@ def test_sessions_survive_a_lost_cache_host(project, own, wanted):
 def test_sessions_get_the_table_they_need(project):
     project.add('SESSION_ENGINE = "django.contrib.sessions.backends.cache"')
     project.add('INSTALLED_APPS = ["django.contrib.contenttypes"]')
-    assert project.settings("INSTALLED_APPS") == ["django.contrib.contenttypes", "django.contrib.sessions"]
+    assert "django.contrib.sessions" in project.settings("INSTALLED_APPS")
+
+
+def test_a_project_made_for_sqlite_has_what_postgresql_needs(project):
+    assert project.settings("INSTALLED_APPS").count("django.contrib.postgres") == 1
+    project.add('INSTALLED_APPS.insert(0, "django.contrib.postgres.apps.PostgresConfig")')
+    assert "django.contrib.postgres" not in project.settings("INSTALLED_APPS")
 
 
 # Files.
+
+
+def test_folders_are_paths_as_django_writes_them(project):
+    project.python("from django.conf import settings; settings.STATIC_ROOT / 'a', settings.MEDIA_ROOT / 'a'")
 
 
 def test_uploads_and_static_files_go_to_the_media_hosts(project):

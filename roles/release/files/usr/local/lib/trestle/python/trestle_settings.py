@@ -9,6 +9,7 @@ import os
 import re
 from copy import deepcopy
 from email.utils import parseaddr
+from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import django
@@ -22,6 +23,7 @@ env = os.environ
 
 # Backends that only a development machine has, by what their names have in common.
 DEVELOPMENT_CACHE = re.compile(r"locmem|filebased|dummy|memcached", re.IGNORECASE)
+THIS_MACHINE = re.compile(r"(\w+://)?([^@/]*@)?(localhost|127\.|\[::1\]|/)|unix:")
 DEVELOPMENT_MAIL = re.compile(r"^django\.core\.mail\.backends\.")
 DEVELOPMENT_SESSIONS = {f"django.contrib.sessions.backends.{name}" for name in ("cache", "file")}
 POSTGRESQL = re.compile(r"postgres|postgis|psql", re.IGNORECASE)
@@ -70,18 +72,23 @@ def tls(project):
 
 
 def hsts(project):
-    """Subdomains and preloading are the domain owner's to choose: no check finds fault with what was not chosen."""
-    chosen = {
-        "security.W005": flag("SECURE_HSTS_INCLUDE_SUBDOMAINS"),
-        "security.W021": flag("SECURE_HSTS_PRELOAD"),
-    }
-    silenced = [check for check, is_chosen in chosen.items() if not is_chosen]
     return {
         "SECURE_HSTS_SECONDS": int(env.get("SECURE_HSTS_SECONDS", 0)),
-        "SECURE_HSTS_INCLUDE_SUBDOMAINS": chosen["security.W005"],
-        "SECURE_HSTS_PRELOAD": chosen["security.W021"],
-        "SILENCED_SYSTEM_CHECKS": sorted({*project["SILENCED_SYSTEM_CHECKS"], *silenced}),
+        "SECURE_HSTS_INCLUDE_SUBDOMAINS": flag("SECURE_HSTS_INCLUDE_SUBDOMAINS"),
+        "SECURE_HSTS_PRELOAD": flag("SECURE_HSTS_PRELOAD"),
     }
+
+
+def checks(project):
+    """Subdomains and preloading are the domain owner's to choose: no check finds fault with what was not chosen."""
+    chosen = hsts(project)
+    not_chosen = {
+        "security.W005": not chosen["SECURE_HSTS_INCLUDE_SUBDOMAINS"],
+        "security.W021": not chosen["SECURE_HSTS_PRELOAD"],
+    }
+    silenced = [check for check, is_silenced in not_chosen.items() if is_silenced]
+    own = [*project["SILENCED_SYSTEM_CHECKS"], *comma_list("TRESTLE_SILENCED_CHECKS")]
+    return {"SILENCED_SYSTEM_CHECKS": sorted({*own, *silenced})}
 
 
 def databases(project):
@@ -140,15 +147,22 @@ def replica(default):
 
 
 def caches(project):
-    """What a development machine caches in goes to the ring of cache hosts; Redis, the database and others stay."""
+    """What a development machine caches in goes to the ring of cache hosts; other servers, and the database, stay."""
     url = urlsplit(env["CACHE_URL"])
     ring, site = url.netloc.split(","), parse_qs(url.query).get("key_prefix", [""])[0]
     return {
         "CACHES": {
-            alias: on_ring(alias, own, ring, site) if DEVELOPMENT_CACHE.search(own["BACKEND"]) else own
+            alias: on_ring(alias, own, ring, site) if is_development_cache(own) else own
             for alias, own in project["CACHES"].items()
         }
     }
+
+
+def is_development_cache(own):
+    """Also a Redis on the same machine: a web host has none."""
+    location = own.get("LOCATION", "")
+    servers = re.split("[;,]", location) if isinstance(location, str) else location
+    return bool(DEVELOPMENT_CACHE.search(own["BACKEND"])) or all(THIS_MACHINE.match(server) for server in servers)
 
 
 def on_ring(alias, own, ring, site):
@@ -177,9 +191,15 @@ def sessions(project):
     """A lost cache host, or another web host, must log nobody out."""
     if project["SESSION_ENGINE"] not in DEVELOPMENT_SESSIONS:
         return {}
-    apps, table = list(project["INSTALLED_APPS"]), "django.contrib.sessions"
-    added = [] if any(app == table or app.startswith(f"{table}.") for app in apps) else [table]
-    return {"SESSION_ENGINE": "django.contrib.sessions.backends.cached_db", "INSTALLED_APPS": apps + added}
+    return {"SESSION_ENGINE": "django.contrib.sessions.backends.cached_db"}
+
+
+def apps(project):
+    """What a project made for SQLite, or with its sessions in a cache, does without: PostgreSQL's fields, a table."""
+    wanted = ["django.contrib.postgres"] + ["django.contrib.sessions"] * bool(sessions(project))
+    own = list(project["INSTALLED_APPS"])
+    missing = [name for name in wanted if not any(app == name or app.startswith(f"{name}.") for app in own)]
+    return {"INSTALLED_APPS": own + missing}
 
 
 def storages(project):
@@ -189,7 +209,7 @@ def storages(project):
         for alias, name in OLD_STORAGES.items()
         if name in project.own and hasattr(global_settings, name)
     }
-    found = {"STATIC_ROOT": env["STATIC_ROOT"], "MEDIA_ROOT": env["MEDIA_ROOT"]}
+    found = {"STATIC_ROOT": Path(env["STATIC_ROOT"]), "MEDIA_ROOT": Path(env["MEDIA_ROOT"])}
     if own.get("default", {}).get("BACKEND", UPLOAD_STORAGE) in UPLOAD_STORAGES:
         own["default"] = {"BACKEND": "trestle_storage.MediaStorage"}
         found["MEDIA_URL"] = env["MEDIA_URL"]
@@ -243,7 +263,7 @@ def logs(project):
     return {"LOGGING": trestle_logging.to_journal(project["LOGGING"])} if project["LOGGING_CONFIG"] else {}
 
 
-RULES = (debug, secret_keys, hosts, tls, hsts, databases, caches, sessions, storages, mail, people, logs)
+RULES = (debug, secret_keys, hosts, tls, hsts, checks, databases, caches, sessions, apps, storages, mail, people, logs)
 
 
 class Project(dict):
