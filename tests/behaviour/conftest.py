@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "plugins/filter")]
 
+import runs  # noqa: E402
 import trestle  # noqa: E402
 
 from lab import containers  # noqa: E402
@@ -26,6 +29,12 @@ TIERS = tiers_of(ENV)
 
 def hosts_of(tier: str) -> list[str]:
     return [name for name, tiers in TIERS.items() if tier in tiers]
+
+
+def is_spare(tier: str) -> bool:
+    """Whether the tier goes on without one of its hosts, which carry no other tier."""
+    hosts = hosts_of(tier)
+    return len(hosts) > (2 if tier == "db" else 1) and all(TIERS[name] == [tier] for name in hosts)
 
 
 @pytest.fixture(scope="session")
@@ -50,6 +59,34 @@ def host(lab):
         return known[name]
 
     return get
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """Hosts that were replaced by blank ones, the run that restored them, and the processes seen meanwhile."""
+
+    hosts: list[str]
+    code: int
+    output: str
+    command_lines: set[bytes]
+
+
+@pytest.fixture(scope="session")
+def replacement(lab) -> Replacement:
+    """A web host, the leader of the database tier and a media host, lost with their disks all at once."""
+    if not all(map(is_spare, ("web", "db", "media"))):
+        pytest.skip("this environment cannot spare a web, a database and a media host")
+    found = lab.containers()
+    said = found[hosts_of("db")[0]].exec_run(["patronictl", "-c", "/etc/patroni/config.yml", "list", "-f", "json"])
+    leader = next(member["Member"] for member in json.loads(said.output) if member["Role"] == "Leader")
+    hosts = [hosts_of("web")[-1], leader, hosts_of("media")[-1]]
+    for name in hosts:
+        found[name].remove(force=True, v=True)
+    lab.up(TIERS)
+    with runs.ProcessLists() as processes:
+        done = runs.ansible_playbook(ENV, "site.yml", "-vvv", "--diff")
+    (lab.folder / "replacement.log").write_text(done.stdout)
+    return Replacement(hosts, done.returncode, done.stdout, processes.seen)
 
 
 @pytest.fixture(scope="session")

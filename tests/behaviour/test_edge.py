@@ -12,6 +12,7 @@ import uuid
 import pytest
 import requests
 from conftest import hosts_of
+from runs import wait
 
 BALANCERS, WEB = hosts_of("lb"), hosts_of("web")
 MOVE_SECONDS = 2
@@ -49,15 +50,6 @@ def session(front):
 def dynamic(name: str) -> str:
     """The address of a page that no file answers."""
     return f"https://{name}/trestle-test-{uuid.uuid4()}/"
-
-
-def wait(seconds: float, true) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if true():
-            return True
-        time.sleep(0.1)
-    return False
 
 
 def journal(host, name: str, *units: str) -> str:

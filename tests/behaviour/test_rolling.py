@@ -6,14 +6,12 @@ without it, which leaves everything as it was.
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-from conftest import ENV, ROOT, hosts_of
+from conftest import ENV, hosts_of
+from runs import ansible_playbook
 from test_web import health, sites
 
 WEB = hosts_of("web")
@@ -25,11 +23,7 @@ SHORT = ["-e", "gunicorn_start_seconds=8"]
 
 
 def run(*options: str) -> subprocess.CompletedProcess:
-    command = [str(Path(sys.executable).parent / "ansible-playbook"), "site.yml", "-i", ENV, "-i", "lab"]
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    return subprocess.run(
-        [*command, "--tags", "gunicorn", *options], cwd=ROOT, capture_output=True, text=True, env=environment
-    )
+    return ansible_playbook(ENV, "site.yml", "--tags", "gunicorn", *options)
 
 
 def changed(output: str, name: str) -> int:

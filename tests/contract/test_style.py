@@ -104,6 +104,15 @@ def test_every_task_is_named_for_its_outcome_and_every_file_has_an_owner_and_a_m
 
 
 @pytest.mark.parametrize("role", ROLES)
+def test_no_loop_shows_the_secrets_of_a_site(role):
+    """A verbose run shows the whole item, whatever its label."""
+    for path in (ROOT / "roles" / role).glob("tasks/*.yml"):
+        for task in tasks_in(yaml.safe_load(path.read_text())):
+            whole = "site_list" in str(task.get("loop")) and not re.search(r"keep_keys|map\(", str(task["loop"]))
+            assert task.get("no_log") or not whole, f"{path.relative_to(ROOT)}: {task['name']}: keep_keys, or no_log"
+
+
+@pytest.mark.parametrize("role", ROLES)
 def test_commands_say_when_they_change_something(role):
     folder = ROOT / "roles" / role
     for path in [*folder.glob("tasks/*.yml"), *folder.glob("handlers/*.yml")]:

@@ -1,0 +1,119 @@
+"""Runs of Ansible during the tests, and what is watched meanwhile: the front door and the lists of processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import requests
+
+from lab.demo import RECAP
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def ansible_playbook(env_name: str, *arguments: str) -> subprocess.CompletedProcess:
+    """A run against the environment's lab, with what it said."""
+    folder = Path(sys.executable).parent
+    environment = os.environ | {
+        "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+        "ANSIBLE_FORCE_COLOR": "false",
+        "PATH": f"{folder}:{os.environ['PATH']}",
+    }
+    command = [str(folder / "ansible-playbook"), "-i", env_name, "-i", "lab", *arguments]
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def recap(output: str) -> dict[str, dict[str, int]]:
+    names = ("ok", "changed", "unreachable", "failed")
+    return {m[1]: dict(zip(names, map(int, m.groups()[1:]), strict=True)) for m in RECAP.finditer(output)}
+
+
+def wait(seconds: float, true) -> bool:
+    """Whether it comes true within that time."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if true():
+            return True
+        time.sleep(0.1)
+    return False
+
+
+class _Watch:
+    """Something that is looked at again and again while a block runs."""
+
+    period = 0.0
+
+    def __enter__(self):
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.wait(self.period):
+            self.look()
+
+
+class Visitor(_Watch):
+    """Asks for a page four times a second, and notes when it was and was not served."""
+
+    period = 0.25
+
+    def __init__(self, front, url: str):
+        self.front, self.url, self.served, self.failures = front, url, 0, []
+
+    def look(self) -> None:
+        began = time.monotonic()
+        try:
+            with self.front.session() as session:
+                answer = str(session.get(self.url, timeout=5).status_code)
+        except requests.RequestException as error:
+            answer = type(error).__name__
+        if answer == "200":
+            self.served += 1
+        else:
+            self.failures.append((began, answer))
+
+    @property
+    def longest_silence(self) -> float:
+        """Seconds from the first to the last of the failures that were closest together."""
+        longest, start, last = 0.0, None, None
+        for moment, _ in self.failures:
+            if last is None or moment - last > 6:
+                start = moment
+            last = moment
+            longest = max(longest, last - start)
+        return longest
+
+
+class ProcessLists(_Watch):
+    """The command line of every process that was seen: this machine's list holds the containers' too."""
+
+    period = 0.02
+
+    def __init__(self):
+        self.seen: set[bytes] = set()
+        self._known: dict[str, int] = {}
+
+    def look(self) -> None:
+        numbers = [name for name in os.listdir("/proc") if name.isdigit()]
+        known = {number: self._known.get(number, 0) for number in numbers}
+        for number in numbers:
+            if known[number] < 3:  # it becomes another program soon after it was forked, or never
+                known[number] += 1
+                try:
+                    self.seen.add(Path("/proc", number, "cmdline").read_bytes())
+                except OSError:
+                    continue
+        self._known = known

@@ -1,0 +1,75 @@
+"""A web host, the leader of the databases and a media host replaced by blank ones at once: one run restores all."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+import test_edge
+from conftest import hosts_of
+from runs import recap, wait
+from test_database import leader, members
+
+SECONDS = 60
+
+
+@pytest.fixture(autouse=True)
+def restored(replacement) -> None:
+    assert replacement.code == 0, replacement.output[-4000:]
+
+
+def test_one_run_restores_them_and_rolls_no_other_web_host(replacement):
+    hosts = recap(replacement.output)
+    assert not [name for name, counts in hosts.items() if counts["unreachable"] or counts["failed"]]
+    others = set(hosts_of("web")) - set(replacement.hosts)
+    assert not {name: hosts[name] for name in others if hosts[name]["changed"]}, replacement.output[-4000:]
+
+
+def test_every_etcd_member_is_healthy(host):
+    answer = host(hosts_of("db")[0]).run("etcdctl endpoint health --cluster -w json")
+    health = json.loads(answer.stdout)
+    assert len(health) == len(hosts_of("db")) and all(member["health"] for member in health), answer.stdout
+    listed = json.loads(host(hosts_of("db")[0]).check_output("etcdctl member list -w json"))["members"]
+    assert {member["name"] for member in listed} == set(hosts_of("db"))
+    assert not [member for member in listed if member.get("isLearner")]
+
+
+def test_every_database_host_has_the_data(host):
+    first = leader(host)
+
+    def stream() -> bool:
+        return all(state["State"] == "streaming" for name, state in members(host).items() if name != first)
+
+    assert wait(SECONDS, stream), members(host)
+    assert set(members(host)) == set(hosts_of("db"))
+
+
+def test_every_web_host_is_in_the_pools(host):
+    assert wait(SECONDS, lambda: test_edge.in_state(host, "up", *hosts_of("web"))), test_edge.pool(
+        host, hosts_of("lb")[0]
+    )
+
+
+def test_a_blank_media_host_has_every_upload_itself(host, lab, replacement, sites):
+    """Asked by a peer it answers from its own disk alone."""
+    first, *_, blank = hosts_of("media")
+    path = f"/srv/media/{sites[0]['name']}/uploads"
+    names = host(first).check_output(f"cd {path} && find . -type f").split("\n")
+    assert names != [""], "the tests before this one uploaded something"
+
+    def missing() -> list[str]:
+        return sorted(set(names) - set(host(blank).check_output(f"cd {path} && find . -type f").split("\n")))
+
+    assert wait(SECONDS, lambda: not missing()), f"{missing()}\n{host(blank).run('journalctl -n 20 -u media-fill').stdout}"
+
+
+def test_every_media_host_has_the_static_files_itself(host, front, lab, sites):
+    for site in sites:
+        page = front.session().get(f"https://{site['domains'][0]}/", timeout=10).text
+        sheet = re.search(r'href="/static/([^"]+\.css)"', page)[1]
+        for name in hosts_of("media"):
+            url = f"http://{lab.address(lab.containers()[name])}:8081/{site['name']}/static/{sheet}"
+            # As its peers ask it: it does not ask them in turn.
+            said = host(hosts_of("lb")[0]).run(f"curl -s -o /dev/null -w '%{{http_code}}' -H 'X-Media-Peer: x' {url}")
+            assert said.stdout == "200", f"{name} does not have {url} ({said.stdout})"

@@ -1,0 +1,117 @@
+"""Hosts that are down: a run goes on without them and says so, the sites are served, they come back by themselves."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import test_edge
+from conftest import ENV, TIERS, hosts_of, is_spare
+from runs import Visitor, ansible_playbook, recap, wait
+from test_database import leader, members
+from test_reboot import inactive
+from test_web import health
+
+# monitor1 is the only one of its tier, and no visitor needs it.
+SPARE = ("lb", "web", "cache", "media")
+DOWN_STATUS = 3
+FAILOVER_SECONDS, BACK_SECONDS = 90, 120
+STEADY_SECONDS = 5
+
+pytestmark = pytest.mark.skipif(
+    not all(map(is_spare, (*SPARE, "db"))), reason="this environment cannot spare a host of each tier"
+)
+
+
+def steady(front, url: str) -> bool:
+    """Whether the page is served for some seconds on end."""
+    visitor = Visitor(front, url)
+    deadline = time.monotonic() + STEADY_SECONDS
+    while time.monotonic() < deadline and not visitor.failures:
+        visitor.look()
+        time.sleep(0.2)
+    return not visitor.failures
+
+
+@pytest.fixture(scope="module")
+def url(sites) -> str:
+    return f"https://{sites[0]['domains'][0]}/"
+
+
+@pytest.fixture(scope="module")
+def down(host, lab, front, url):
+    """One host of each tier is gone: the leader of the databases, and a media host that accepts and never answers."""
+    names = [leader(host), *(hosts_of(tier)[-1] for tier in SPARE), hosts_of("monitor")[-1]]
+    found, hung = lab.containers(), hosts_of("media")[-1]
+    for name in names:
+        (found[name].pause if name == hung else found[name].kill)()
+    try:
+        assert wait(FAILOVER_SECONDS, lambda: steady(front, url)), f"{url} is not served without {names}"
+        yield names
+    finally:
+        lab.up(TIERS)
+
+
+@pytest.fixture(scope="module")
+def run(down, front, url):
+    with Visitor(front, url) as visitor:
+        done = ansible_playbook(ENV, "site.yml")
+    return done, visitor
+
+
+def test_the_run_goes_on_without_them_and_changes_nothing(run, down):
+    done, _ = run
+    assert done.returncode == DOWN_STATUS, done.stdout[-4000:]
+    hosts = recap(done.stdout)
+    assert {name for name, counts in hosts.items() if counts["unreachable"]} == set(down)
+    changed = {name: counts for name, counts in hosts.items() if counts["changed"] or counts["failed"]}
+    assert not changed, f"{changed}\n{done.stdout[-4000:]}"
+
+
+def test_it_says_at_the_end_which_hosts_were_down_and_what_to_do(run, down):
+    end = " ".join(run[0].stdout.splitlines()[-10:])
+    assert all(name in end for name in down), end
+    assert "Run the same command again" in end
+
+
+def test_the_sites_are_served_meanwhile(run):
+    _, visitor = run
+    assert visitor.served > 20
+    assert len(visitor.failures) <= visitor.served / 100, visitor.failures
+
+
+def test_they_come_back_by_themselves(run, host, lab, front, url):
+    lab.up(TIERS)
+    found = lab.containers()
+
+    def active() -> bool:
+        return not any(inactive(found[name], lab.table_tiers(found, name)) for name in TIERS)
+
+    assert wait(BACK_SECONDS, active), {n: inactive(found[n], lab.table_tiers(found, n)) for n in TIERS}
+    assert wait(BACK_SECONDS, lambda: test_edge.in_state(host, "up", *hosts_of("web")))
+    assert wait(BACK_SECONDS, lambda: sorted(m["State"] for m in members(host).values())[1:] == ["streaming"] * 2)
+    assert steady(front, url)
+
+
+def test_a_web_host_that_missed_a_deploy_stays_out_of_the_pool_until_it_has_the_release(host, sites):
+    """As if it had been away: its last deploy was an earlier one, and it runs what it ran then."""
+    name, site = hosts_of("web")[-1], sites[0]["name"]
+    web, current, record = host(name), f"/srv/{site}/current", "/var/lib/trestle/deploy"
+
+    def states() -> set[tuple[str, str]]:
+        return {(s, hosts[name]["state"]) for b in hosts_of("lb") for s, hosts in test_edge.pool(host, b).items()}
+
+    release = web.check_output(f"readlink {current}")
+    said = web.check_output(f"cat {record}")
+    number, releases = said.split(maxsplit=1)
+    restart = f"supervisorctl restart '{site}:*'"
+    others = {(s["name"], "up") for s in sites[1:]}
+    try:
+        web.check_output(f"cd /srv/{site} && cp -a {release} releases/earlier && ln -sfn releases/earlier current")
+        web.check_output(f"echo {int(number) - 1} {releases} > {record} && {restart}")
+        assert wait(30, lambda: states() == {(site, "outdated")} | others), states()
+        assert health(web, site, "ready")[1]["release"] == "earlier", "it is ready, and would be served"
+    finally:
+        web.run(f"cd /srv/{site} && ln -sfn {release} current && rm -rf releases/earlier")
+        web.run(f"echo {said} > {record}; {restart}")
+    assert wait(30, lambda: states() == {(site, "up")} | others), states()
