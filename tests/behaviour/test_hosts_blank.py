@@ -61,7 +61,8 @@ def test_a_blank_media_host_has_every_upload_itself(host, lab, replacement, site
     def missing() -> list[str]:
         return sorted(set(names) - set(host(blank).check_output(f"cd {path} && find . -type f").split("\n")))
 
-    assert wait(SECONDS, lambda: not missing()), f"{missing()}\n{host(blank).run('journalctl -n 20 -u media-fill').stdout}"
+    log = host(blank).run("journalctl -n 20 -u media-fill")
+    assert wait(SECONDS, lambda: not missing()), f"{missing()}\n{log.stdout}"
 
 
 def test_every_media_host_has_the_static_files_itself(host, front, lab, sites):
