@@ -29,17 +29,22 @@ class CallbackModule(CallbackBase):
 
     def v2_playbook_on_start(self, playbook):
         self.awaited = playbook.get_plays()[-1].get_name()
-        self.complete = False
+        self.complete = self.stood_in = False
 
     def v2_playbook_on_play_start(self, play):
         # A play whose last host goes away ends the run before the later ones begin.
         self.complete = play.get_name() == self.awaited
 
+    def v2_runner_on_unreachable(self, result):
+        # Where a host was to act for others its absence fails them all, and no figure says so.
+        task = result.task
+        self.stood_in |= bool((task.run_once or task.delegate_to) and not task.ignore_unreachable)
+
     def v2_playbook_on_stats(self, stats):
         if not stats.dark:
             return
         names, many = listed(sorted(stats.dark)), len(stats.dark) > 1
-        if stats.failures or not self.complete:
+        if stats.failures or self.stood_in or not self.complete:
             self._display.error(f"{names} did not answer, and the run did not succeed on the others: see above.")
             raise SystemExit(FAILED)
         self._display.warning(

@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import sys
+from types import SimpleNamespace
 
 import pytest
 from ansible.executor.stats import AggregateStats
@@ -53,10 +54,13 @@ class Playbook:
         return [Playbook("first"), Playbook("last")]
 
 
-def end_of_run(dark=(), failures=(), last="last") -> int:
+def end_of_run(dark=(), failures=(), last="last", **task) -> int:
     callback, stats = hosts_down.CallbackModule(), AggregateStats()
     callback.v2_playbook_on_start(Playbook("site"))
     callback.v2_playbook_on_play_start(Playbook(last))
+    if task:
+        keys = {"run_once": False, "delegate_to": None, "ignore_unreachable": False} | task
+        callback.v2_runner_on_unreachable(SimpleNamespace(task=SimpleNamespace(**keys)))
     for host in dark:
         stats.increment("dark", host)
     for host in failures:
@@ -75,6 +79,12 @@ def test_hosts_that_are_down_have_a_status_of_their_own():
 
 def test_a_failure_is_not_hidden_by_a_host_that_is_down():
     assert end_of_run(dark=["web3"], failures=["web1"]) == 2
+
+
+@pytest.mark.parametrize("key", [{"run_once": True}, {"delegate_to": "db1"}])
+def test_a_host_that_was_to_act_for_others_is_a_failure(key):
+    assert end_of_run(dark=["web1"], **key) == 2
+    assert end_of_run(dark=["web1"], ignore_unreachable=True, **key) == 3
 
 
 def test_a_run_that_was_cut_short_is_a_failure():
