@@ -35,6 +35,17 @@ def recap(output: str) -> dict[str, dict[str, int]]:
     return {m[1]: dict(zip(names, map(int, m.groups()[1:]), strict=True)) for m in RECAP.finditer(output)}
 
 
+def changes(output: str) -> list[str]:
+    """Every task that changed a host, with the host."""
+    task, found = "", []
+    for line in output.splitlines():
+        if line.startswith(("TASK [", "RUNNING HANDLER [")):
+            task = line.rstrip(" *")
+        elif line.startswith("changed: ["):
+            found.append(f"{line} {task}")
+    return found
+
+
 def wait(seconds: float, true) -> bool:
     """Whether it comes true within that time."""
     deadline = time.monotonic() + seconds
@@ -66,7 +77,7 @@ class _Watch:
 
 
 class Visitor(_Watch):
-    """Asks for a page four times a second, and notes when it was and was not served."""
+    """Asks for a page four times a second, and notes when it was not served."""
 
     period = 0.25
 
@@ -74,7 +85,6 @@ class Visitor(_Watch):
         self.front, self.url, self.served, self.failures = front, url, 0, []
 
     def look(self) -> None:
-        began = time.monotonic()
         try:
             with self.front.session() as session:
                 answer = str(session.get(self.url, timeout=5).status_code)
@@ -83,18 +93,7 @@ class Visitor(_Watch):
         if answer == "200":
             self.served += 1
         else:
-            self.failures.append((began, answer))
-
-    @property
-    def longest_silence(self) -> float:
-        """Seconds from the first to the last of the failures that were closest together."""
-        longest, start, last = 0.0, None, None
-        for moment, _ in self.failures:
-            if last is None or moment - last > 6:
-                start = moment
-            last = moment
-            longest = max(longest, last - start)
-        return longest
+            self.failures.append(f"{time.strftime('%H:%M:%S')} {answer}")
 
 
 class ProcessLists(_Watch):
