@@ -40,11 +40,11 @@ contract: venv ## What can be checked with no host: variables, the table of serv
 example: venv ## The example project's own tests
 	sh tools/example-tests.sh
 
-test: venv ## Everything CI checks: lint, contract tests, the example's tests, production in containers
-	@$(BIN)/python -m tools.test default
+test: venv ## Everything CI checks: lint, contract tests, the example's tests, production and projects not ours in containers
+	@$(BIN)/python -m tools.test default projects
 
-test-all: venv ## `make test`, and the same for staging and dev
-	@$(BIN)/python -m tools.test default staging dev
+test-all: venv ## `make test`, and the same for staging, dev and more projects
+	@$(BIN)/python -m tools.test default projects staging dev projects-small
 
 bench: venv ## Measure the budgets: demo from nothing, second runs, tasks, memory
 	@$(BIN)/python -m lab bench

@@ -13,7 +13,7 @@ from behaviour.pictures import picture
 from forms import TIMEOUT, submit
 from trestle import derived_secret
 
-EMAIL = "organiser@dev.example.com"
+EMAIL = "organiser@example.net"
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +51,8 @@ def test_an_upload_is_worked_on_and_served_by_the_media_host(organiser, event, f
 def test_what_was_uploaded_can_be_saved_again(organiser, event, url):
     """On every save pretalx compares the paths of the old files and the new."""
     form = organiser.get(url("pretalx", f"/orga/event/{event}/settings/"), timeout=TIMEOUT)
-    page = submit(organiser, form, email="other@dev.example.com")
-    assert "other@dev.example.com" in page.text
+    page = submit(organiser, form, email="other@example.net")
+    assert "other@example.net" in page.text
 
 
 def test_the_periodic_program_writes_to_the_organiser(event, host):
