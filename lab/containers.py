@@ -32,6 +32,9 @@ HOST_CORES = 1
 # Every container shows the load of the whole machine.
 HOST_LOAD_LIMIT = 50
 
+# systemd in a container takes half a dozen, and a usual limit of 128 would end the second lab's while they boot.
+INOTIFY, INOTIFY_INSTANCES = Path("/proc/sys/fs/inotify/max_user_instances"), 1024
+
 # The last byte of the addresses in the lab's /24. Those the engine hands out by itself (strangers) lie between.
 FIRST_HOST, FIRST_STRANGER, FLOATING = 10, 128, 250
 
@@ -142,6 +145,8 @@ class Lab:
         """A running container for every host of ``tiers_of`` (host to its tiers), and for no other."""
         image = build_image(self.client, say)
         self._prepare_folder()
+        if int(INOTIFY.read_text()) < INOTIFY_INSTANCES and os.access(INOTIFY, os.W_OK):
+            INOTIFY.write_text(str(INOTIFY_INSTANCES))
         network = self.network() or self._make_network()
         for name, container in self.containers().items():
             if name not in tiers_of:
@@ -241,6 +246,12 @@ class Lab:
         waiting = {name: c for name, c in self.containers().items()}
         while waiting:
             for name, container in list(waiting.items()):
+                container.reload()
+                if container.status != "running":
+                    raise LabError(
+                        f"{name} stopped while it booted ({container.logs(tail=1).decode().strip() or 'it said nothing'}): "
+                        f"see {INOTIFY}, which should be {INOTIFY_INSTANCES} or more, and the memory that is free."
+                    )
                 if container.exec_run(["systemctl", "is-active", "--quiet", "ssh"]).exit_code == 0:
                     del waiting[name]
             if time.monotonic() > deadline:
