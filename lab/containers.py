@@ -248,8 +248,9 @@ class Lab:
             for name, container in list(waiting.items()):
                 container.reload()
                 if container.status != "running":
+                    last = container.logs(tail=1).decode().strip() or "it said nothing"
                     raise LabError(
-                        f"{name} stopped while it booted ({container.logs(tail=1).decode().strip() or 'it said nothing'}): "
+                        f"{name} stopped while it booted ({last}): "
                         f"see {INOTIFY}, which should be {INOTIFY_INSTANCES} or more, and the memory that is free."
                     )
                 if container.exec_run(["systemctl", "is-active", "--quiet", "ssh"]).exit_code == 0:
