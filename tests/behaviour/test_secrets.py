@@ -119,12 +119,14 @@ def test_no_list_of_processes_shows_one(replacement, secrets):
 
 
 def test_no_log_holds_one(lab, secrets):
-    def logged(container) -> list[str]:
-        command = 'exec 3<&0; p=$(cat <&3); grep -aoF -m 3 -f <(echo "$p") <(journalctl -o export --no-pager -a)'
-        journal = ["the journal"] if grep(container, command, secrets) else []
-        return journal + grep(container, "grep -alrF -f - /var/log", secrets)
+    # Not the lines, which would show it.
+    journal = "bash -c 'grep -acF -f - <(journalctl --output=export --all --no-pager)'"
 
-    assert not everywhere(lab, logged)
+    def logged(name: str) -> list[str]:
+        lines = [f"{line} lines of the journal" for line in grep(lab, name, journal, secrets) if line != "0"]
+        return lines + grep(lab, name, "grep -alrF -f - /var/log", secrets)
+
+    assert not everywhere(logged)
 
 
 def test_nothing_is_left_in_temporary_folders(lab, secrets):
