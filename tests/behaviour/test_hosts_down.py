@@ -79,6 +79,13 @@ def test_the_sites_are_served_meanwhile(run):
     assert len(visitor.failures) <= visitor.served / 100, visitor.failures
 
 
+def test_a_run_on_other_hosts_alone_does_not_mind(down):
+    first = next(name for name in TIERS if name not in down)
+    done = ansible_playbook(ENV, "site.yml", "--limit", first, "--tags", "base")
+    assert done.returncode == 0, done.stdout[-4000:]
+    assert set(recap(done.stdout)) == {first} and not changes(done.stdout)
+
+
 def test_they_come_back_by_themselves(run, host, lab, front, url):
     lab.up(TIERS)
     found = lab.containers()
