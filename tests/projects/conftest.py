@@ -14,7 +14,7 @@ import yaml
 from forms import TIMEOUT, submit
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
+sys.path[:0] = [str(HERE.parent), str(HERE.parent / "behaviour")]
 pytest_plugins = ["behaviour.conftest"]
 
 SCENARIO = HERE.parents[1] / "molecule" / os.environ.get("MOLECULE_SCENARIO_NAME", "projects")

@@ -9,8 +9,8 @@ import uuid
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from behaviour.pictures import picture
 from forms import TIMEOUT, submit
+from pictures import picture
 from trestle import derived_secret
 
 EMAIL = "organiser@example.net"

@@ -7,8 +7,8 @@ import re
 import uuid
 
 import pytest
-from behaviour.pictures import picture
 from forms import TIMEOUT, submit
+from pictures import picture
 from trestle import derived_secret
 
 
