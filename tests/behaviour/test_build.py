@@ -8,8 +8,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import hosts_of
-from test_convergence import ansible_playbook
+from conftest import ENV, hosts_of
+from runs import ansible_playbook
 
 WEB = hosts_of("web")
 SETTINGS = """
@@ -44,7 +44,7 @@ def test_every_web_host_runs_from_the_same_bytes_and_their_hash_is_their_name(ho
 
 
 def test_another_engineer_s_controller_fetches_what_is_built_and_builds_nothing(host, tmp_path):
-    done = ansible_playbook("playbooks/build.yml", "-e", f"artifact_cache={tmp_path}")
+    done = ansible_playbook(ENV, "playbooks/build.yml", "-e", f"artifact_cache={tmp_path}")
     assert done.returncode == 0, done.stdout[-3000:]
     assert "Fetch them from the first server" in done.stdout
     assert "Build the artifacts" not in done.stdout and "Have a container" not in done.stdout, done.stdout[-3000:]
@@ -91,7 +91,7 @@ def build(tmp_path):
         file = tmp_path / "sites.json"
         file.write_text(json.dumps({"sites": sites}))
         # A cache of its own, so that nothing of it stays in that of the environment.
-        return ansible_playbook("playbooks/build.yml", "-e", f"@{file}", "-e", f"artifact_cache={tmp_path / 'cache'}")
+        return ansible_playbook(ENV, "playbooks/build.yml", "-e", f"@{file}", "-e", f"artifact_cache={tmp_path / 'cache'}")
 
     return run
 
