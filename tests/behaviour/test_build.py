@@ -91,7 +91,8 @@ def build(tmp_path):
         file = tmp_path / "sites.json"
         file.write_text(json.dumps({"sites": sites}))
         # A cache of its own, so that nothing of it stays in that of the environment.
-        return ansible_playbook(ENV, "playbooks/build.yml", "-e", f"@{file}", "-e", f"artifact_cache={tmp_path / 'cache'}")
+        cache = f"artifact_cache={tmp_path / 'cache'}"
+        return ansible_playbook(ENV, "playbooks/build.yml", "-e", f"@{file}", "-e", cache)
 
     return run
 
