@@ -5,26 +5,13 @@ Lock files are written by their own tools here, since they record where they got
 
 from __future__ import annotations
 
-import io
 import json
-import os
-import sys
-import tarfile
 import uuid
 from pathlib import Path
 
 import pytest
-import yaml
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-
-from lab import containers  # noqa: E402
-
-HOME = "/var/lib/trestle/build"
 BUILD = "/usr/local/lib/trestle/build-artifact"
-CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
-TOOLS = "/var/tmp/lock-tools"
 INDEX = "python -c 'from pip._internal.models.index import PyPI as index; print(index.simple_url)'"
 PYPROJECT = """
 [project]
@@ -64,60 +51,15 @@ FORMATS = {
 LOCKED = [name for name, (_, lock, _) in FORMATS.items() if lock]
 
 
-class Builder:
-    """The build container, as the role `build` leaves it."""
-
-    def __init__(self):
-        lab = containers.Lab(os.environ.get("ENV", "dev"))
-        self.container = lab.client.containers.get(lab.build_container)
-        defaults = yaml.safe_load((ROOT / "roles/build/defaults/main.yml").read_text())
-        site = yaml.safe_load((ROOT / "group_vars/all/sites.yml").read_text())["site_defaults"]
-        self.job = site | {
-            "site": "tidings",
-            "app_type": "wsgi",
-            "version": "",
-            "requirement": "",
-            "default_packages": [],
-            "tools": defaults["build_tools"],
-        }
-
-    def run(self, command: str, folder: str = "/") -> tuple[int, str]:
-        environment = {
-            "HOME": HOME,
-            "PATH": f"{TOOLS}/bin:/usr/bin:/bin",
-            # The tools bring authorities of their own; the container may have more.
-            "SSL_CERT_FILE": CERTIFICATES,
-            "REQUESTS_CA_BUNDLE": CERTIFICATES,
-        }
-        done = self.container.exec_run(
-            ["sh", "-ec", command], user="trestle-build", workdir=folder, environment=environment
-        )
-        return done.exit_code, done.output.decode()
-
-    def must(self, command: str, folder: str = "/") -> str:
-        code, said = self.run(command, folder)
-        assert code == 0, f"{command}\n{said}"
-        return said
-
-    def put(self, files: dict[str, str], folder: str) -> None:
-        archive = io.BytesIO()
-        with tarfile.open(fileobj=archive, mode="w") as tar:
-            for name, text in files.items():
-                info = tarfile.TarInfo(name)
-                info.size, info.mode = len(text), 0o666
-                tar.addfile(info, io.BytesIO(text.encode()))
-        self.container.put_archive(folder, archive.getvalue())
+@pytest.fixture(scope="module")
+def lock_tools(builder):
+    builder.must(
+        "[ -e /var/tmp/lock-tools ] || python3 -m venv /var/tmp/lock-tools; pip install --quiet uv poetry pipenv"
+    )
 
 
 @pytest.fixture(scope="module")
-def builder():
-    builder = Builder()
-    builder.must(f"[ -e {TOOLS} ] || python3 -m venv {TOOLS}; pip install --quiet uv poetry pipenv")
-    return builder
-
-
-@pytest.fixture(scope="module")
-def job(builder):
+def job(builder, lock_tools):
     """job("uv.lock"): a job made of a project with such a file; its folder in the container."""
     made: dict[str, str] = {}
 
