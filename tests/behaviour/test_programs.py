@@ -13,7 +13,7 @@ import uuid
 
 import pytest
 from conftest import ENV, ROOT, hosts_of
-from test_convergence import ansible_playbook
+from runs import ansible_playbook
 from test_web import environment, sites
 
 WEB = hosts_of("web")
@@ -111,7 +111,7 @@ def test_gunicorn_s_errors_have_the_priority_of_errors(host):
 
 
 def manage(*options: str) -> subprocess.CompletedProcess:
-    return ansible_playbook("playbooks/manage.yml", *options)
+    return ansible_playbook(ENV, "playbooks/manage.yml", *options)
 
 
 def test_a_management_command_runs_once_and_shows_what_it_says():
