@@ -100,7 +100,7 @@ def test_they_come_back_by_themselves(run, host, lab, front, url):
 
 
 def test_a_web_host_that_missed_a_deploy_stays_out_of_the_pool_until_it_has_the_release(host, sites):
-    """As if it had been away: its last deploy was an earlier one, and it runs what it ran then."""
+    """As if it had been away: the others took part in a later deploy, and it runs what it ran before."""
     name, site = hosts_of("web")[-1], sites[0]["name"]
     web, current, record = host(name), f"/srv/{site}/current", "/var/lib/trestle/deploy"
 
@@ -111,13 +111,20 @@ def test_a_web_host_that_missed_a_deploy_stays_out_of_the_pool_until_it_has_the_
     said = web.check_output(f"cat {record}")
     number, releases = said.split(maxsplit=1)
     restart = f"supervisorctl restart '{site}:*'"
+
+    def record_others(deploy: int) -> None:
+        for other in hosts_of("web")[:-1]:
+            host(other).check_output(f"echo {deploy} {releases} > {record}")
+
     others = {(s["name"], "up") for s in sites[1:]}
     try:
         web.check_output(f"cd /srv/{site} && cp -a {release} releases/earlier && ln -sfn releases/earlier current")
-        web.check_output(f"echo {int(number) - 1} {releases} > {record} && {restart}")
+        web.check_output(restart)
+        record_others(int(number) + 1)
         assert wait(30, lambda: states() == {(site, "outdated")} | others), states()
         assert health(web, site, "ready")[1]["release"] == "earlier", "it is ready, and would be served"
     finally:
         web.run(f"cd /srv/{site} && ln -sfn {release} current && rm -rf releases/earlier")
-        web.run(f"echo {said} > {record}; {restart}")
+        web.run(restart)
+        record_others(int(number))
     assert wait(30, lambda: states() == {(site, "up")} | others), states()
