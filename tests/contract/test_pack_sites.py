@@ -165,6 +165,12 @@ def test_the_password_of_an_index_is_in_the_job_alone(pack, project):
     assert "hunter2" in job.read_text() and job.stat().st_mode & 0o077 == 0
 
 
+def test_the_password_of_a_repository_is_not_said(pack):
+    with pytest.raises(AnsibleActionFail) as failure:
+        pack({"git": "https://me:hunter2@127.0.0.1:9/blog.git", "version": "v1"})
+    assert "127.0.0.1" in str(failure.value) and "hunter2" not in str(failure.value)
+
+
 def test_a_store_knows_an_artifact_by_its_key_and_static_files_by_artifact_and_configuration(tmp_path):
     release = {"site": "blog", "key": "k" * 16, "configuration": "c" * 10}
     assert store_patterns(in_store([release], str(tmp_path))) == [f"*-{'c' * 10}.tar.gz", f"{'k' * 16}-*.tar"]

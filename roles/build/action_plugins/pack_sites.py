@@ -79,11 +79,14 @@ def git(*arguments: str, key: str | None = None) -> str:
             file = stack.enter_context(tempfile.NamedTemporaryFile("w", prefix="deploy-key-"))  # mode 0600
             file.write(key.rstrip() + "\n")
             file.flush()
-            environment["GIT_SSH_COMMAND"] = f"ssh -i {file.name} -o IdentitiesOnly=yes -o BatchMode=yes"
+            environment["GIT_SSH_COMMAND"] = (
+                f"ssh -i {file.name} -o IdentitiesOnly=yes -o BatchMode=yes -o StrictHostKeyChecking=accept-new"
+            )
         command = ["git", "-c", "safe.directory=*", *arguments]
         done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, env=environment)
     if done.returncode:
-        raise AnsibleActionFail(f"git {' '.join(arguments)} failed: {done.stderr.strip()}")
+        said = f"git {' '.join(arguments)} failed: {done.stderr.strip()}"
+        raise AnsibleActionFail(re.sub(r"://[^@/\s]*@", "://", said))  # a password in an address
     return done.stdout
 
 
