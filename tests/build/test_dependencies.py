@@ -53,9 +53,7 @@ LOCKED = [name for name, (_, lock, _) in FORMATS.items() if lock]
 
 @pytest.fixture(scope="module")
 def lock_tools(builder):
-    builder.must(
-        "[ -e /var/tmp/lock-tools ] || python3 -m venv /var/tmp/lock-tools; pip install --quiet uv poetry pipenv"
-    )
+    builder.must(f"[ -e {builder.tools} ] || python3 -m venv {builder.tools}; pip install --quiet uv poetry pipenv")
 
 
 @pytest.fixture(scope="module")
