@@ -73,8 +73,11 @@ def test_a_process_above_its_limit_is_replaced_and_the_journal_says_so(host):
         # Not moved: the file keeps its owner and mode.
         web.check_output(f"cat /run/programs.json > {DECLARED} && rm /run/programs.json")
     running = f"supervisorctl status {SITE}:{ONCE}"
-    status = until(15, lambda: web.run(running).stdout, lambda text: "RUNNING" in text)
-    assert "RUNNING" in status and f"pid {before}," not in status, states(host)
+
+    def replaced(status: str) -> bool:
+        return "RUNNING" in status and f"pid {before}," not in status
+
+    assert replaced(until(15, lambda: web.run(running).stdout, replaced)), states(host)
     roll = web.run(f"/usr/local/lib/trestle/site-roll status {SITE}").stdout
     assert roll == "", "a program that was replaced is no reason to roll"
 
