@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-KEY, CONFIGURATION = 16, 10
-
 
 def in_store(releases: list[dict], store: str) -> list[dict]:
     """The releases with ``id``, ``artifact`` and ``static``; empty strings for what the store does not have."""
@@ -14,7 +12,7 @@ def in_store(releases: list[dict], store: str) -> list[dict]:
 
 def _found(release: dict, store: Path) -> dict[str, str]:
     artifact = next((str(path) for path in sorted(store.glob(f"{release['key']}-*.tar"))), "")
-    release_id = Path(artifact).stem[KEY + 1 :]
+    release_id = Path(artifact).stem.rpartition("-")[2]
     static = store / f"{release_id}-{release['configuration']}.tar.gz"
     return {
         "id": release_id,
