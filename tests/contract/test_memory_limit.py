@@ -19,7 +19,11 @@ while True:
     child = subprocess.Popen([sys.executable, "-c", sys.argv[1]])
     child.wait()
 """
-CHILD = "import time; held = b'x' * (60 * 2**20); print('ready', flush=True); time.sleep(60)"
+# Where the tests were started in the background, SIGINT is ignored, and so it would be here.
+CHILD = (
+    "import signal, time; signal.signal(signal.SIGINT, signal.SIG_DFL); "
+    "held = b'x' * (60 * 2**20); print('ready', flush=True); time.sleep(60)"
+)
 DEAF = f"import signal; signal.signal(signal.SIGTERM, lambda *_: print('asked', flush=True)); {CHILD}"
 PROGRAM = {"name": "worker", "memory_limit": 40 * MB, "stop_signal": "INT", "stop_wait_seconds": 30}
 
