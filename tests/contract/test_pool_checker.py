@@ -20,6 +20,7 @@ spec.loader.exec_module(checker)
 
 READY = checker.Answer(200, '{"ready": true}')
 DRAINED = checker.Answer(503, '{"ready": false, "reasons": ["drained"]}')
+CANARY = checker.Answer(200, '{"ready": true, "canary": true}')
 BUSY = checker.Answer(503, "too many requests")
 SILENT = checker.Answer(0, "timed out")
 
@@ -34,6 +35,17 @@ def names(*answers, start="up"):
 
 def test_a_drained_host_is_out_at_once_and_in_again_at_once():
     assert names(READY, DRAINED, READY) == ["up", "drained", "up"]
+
+
+def test_a_host_whose_release_is_watched_is_a_canary():
+    assert names(DRAINED, CANARY, SILENT, READY, CANARY, DRAINED) == [
+        "drained",
+        "canary",
+        "canary",
+        "up",
+        "canary",
+        "drained",
+    ]
 
 
 @pytest.mark.parametrize("failure", [SILENT, BUSY, checker.Answer(500), checker.Answer(404), checker.Answer(301)])

@@ -190,7 +190,7 @@ CASES = [
         "75s",
         f"{MAIN}: gunicorn_keepalive_seconds is '75s': write a whole number of seconds, without a unit.",
     ),
-    ("main/gunicorn_drain_seconds", -3, f"{MAIN}: gunicorn_drain_seconds is '-3': write 0 or more."),
+    ("main/gunicorn_start_seconds", -3, f"{MAIN}: gunicorn_start_seconds is '-3': write 0 or more."),
     ("main/keepalived_router_id", 300, f"{MAIN}: keepalived_router_id is '300': write a number from 1 to 255."),
     (
         "main/postgresql_memory_mb",
@@ -544,7 +544,7 @@ def test_the_readme_s_entry_is_all_that_a_first_deployment_needs(copy):
 def test_variables_given_to_a_run_are_checked_too(copy):
     copy.extra |= {"gunicorn_drain_second": "5", "gunicorn_log_days": "five", "rolling_batch": "2"}
     assert copy.problems() == [
-        "-e: gunicorn_drain_second is not a variable: did you mean gunicorn_drain_seconds?",
+        "-e: gunicorn_start_second is not a variable: did you mean gunicorn_start_seconds?",
         "-e: gunicorn_log_days is 'five': write a whole number of days, without a unit.",
     ]
 

@@ -84,18 +84,18 @@ def test_a_program_that_runs_once_is_started_under_its_lock():
 
 def test_the_digest_follows_what_programs_are_started_with(tmp_path, monkeypatch):
     start = programs.load("gunicorn", "site-start")
-    lib, site = tmp_path / "lib", tmp_path / "shop"
+    lib, configuration = tmp_path / "lib", tmp_path / "shop/configuration"
     files = [
         lib / name for name in ("gunicorn.conf.py", "site-run", "site-start", "site-once", "python/trestle_wsgi.py")
     ]
-    files += [site / "etc/environment", site / "etc/programs.json"]
+    files += [configuration / "environment", configuration / "programs.json"]
     for file in files:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("one")
     monkeypatch.setattr(start, "LIB", lib)
-    digests = [start.digest(site)]
+    digests = [start.digest(configuration)]
     for file in files:
         file.write_text("two")
-        digests.append(start.digest(site))
+        digests.append(start.digest(configuration))
     assert len(set(digests)) == len(files) + 1
-    assert start.digest(site) == digests[-1]
+    assert start.digest(configuration) == digests[-1]

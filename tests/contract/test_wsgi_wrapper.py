@@ -2,7 +2,9 @@
 
 import importlib.util
 import json
+import os
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -21,24 +23,27 @@ def wrapper(tmp_path, monkeypatch):
     spec.loader.exec_module(module)
     module.DRAIN_FOLDER = str(tmp_path / "drain")
     module.DEPLOY_FILE = str(tmp_path / "deploy")
+    module.CANARY_FILE = str(tmp_path / "canary")
     return module
 
 
 @pytest.fixture
-def get(wrapper):
-    """get(path): status and body of an answer, where the project says 'project'."""
+def get(wrapper, tmp_path):
+    """get(path): status and body of an answer; the project says 'project', with the status that the path asks for."""
 
     def project(environ, start_response):
-        start_response("200 OK", [])
+        path = environ["PATH_INFO"]
+        if path == "/raises":
+            raise RuntimeError
+        start_response(f"{path[1:]} Asked for" if path[1:].isdigit() else "200 OK", [])
         return [b"project"]
+
+    application = wrapper.Health(project, IDENTITY, str(tmp_path / "questions"))
 
     def ask(path, method="GET"):
         said = []
-        body = b"".join(
-            wrapper.Health(project, IDENTITY)(
-                {"PATH_INFO": path, "REQUEST_METHOD": method}, lambda status, headers: said.append(status)
-            )
-        )
+        environ = {"PATH_INFO": path, "REQUEST_METHOD": method, "REMOTE_ADDR": "192.0.2.7"}
+        body = b"".join(application(environ, lambda status, headers: said.append(status)))
         return int(said[0].split()[0]), body
 
     return ask
@@ -46,7 +51,34 @@ def get(wrapper):
 
 def test_live_says_what_runs(get):
     status, body = get("/health/live")
-    assert (status, json.loads(body)) == (200, IDENTITY)
+    assert (status, json.loads(body)) == (200, {**IDENTITY, "requests": {"answered": 0, "failed": 0}})
+
+
+def test_live_counts_what_the_project_answers_in_every_worker(get):
+    get("/"), get("/404"), get("/503"), get("/health/ready")
+    with pytest.raises(RuntimeError):
+        get("/raises")
+    if (worker := os.fork()) == 0:
+        get("/500"), get("/")
+        os._exit(0)
+    os.waitpid(worker, 0)
+    assert json.loads(get("/health/live")[1])["requests"] == {"answered": 6, "failed": 3}
+
+
+def test_ready_notes_who_asked_and_when(get, tmp_path):
+    get("/health/ready")
+    (noted,) = (tmp_path / "questions").iterdir()
+    first = noted.stat().st_mtime_ns
+    assert noted.name == "192.0.2.7"
+    time.sleep(0.02)
+    get("/health/ready")
+    assert noted.stat().st_mtime_ns > first
+
+
+def test_a_host_whose_release_is_watched_says_so(get, wrapper):
+    assert "canary" not in json.loads(get("/health/ready")[1])
+    Path(wrapper.CANARY_FILE).touch()
+    assert json.loads(get("/health/ready")[1])["canary"] is True
 
 
 def test_ready_without_a_drain_folder(get):

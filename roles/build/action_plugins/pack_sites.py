@@ -29,6 +29,7 @@ NOT_CHECKED = [
     "gunicorn",
     "source",
     "after_migrate",
+    "smoke_paths",
 ]
 
 

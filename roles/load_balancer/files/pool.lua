@@ -5,7 +5,8 @@ local balancer = require "ngx.balancer"
 local cjson = require "cjson.safe"
 
 local FILE, TTL = "/etc/nginx/trestle/pool.json", 10
-local KNOWN = { up = true, drained = true, down = true, outdated = true }
+local KNOWN = { up = true, canary = true, drained = true, down = true, outdated = true }
+local REPEATABLE = { GET = true, HEAD = true }
 local states = ngx.shared.trestle_pool
 
 local file = assert(io.open(FILE))
@@ -18,14 +19,37 @@ local function state(site, backend)
   return states:get(site .. "/" .. backend.host) or "up"
 end
 
--- Before the request is passed on: line up the backends that are in, beginning with another one each time.
-function pool.choose(site)
-  local up = {}
+-- Before the request is passed on: line up the backends that are in, beginning with another one each time. A canary
+-- takes its turns of what may be asked again, in a location of its own, where another host is asked after any failure.
+function pool.choose(site, canaries_place)
+  local up, canaries = {}, {}
   for _, backend in ipairs(sites[site]) do
-    if state(site, backend) == "up" then up[#up + 1] = backend end
+    local is = state(site, backend)
+    if is == "up" then up[#up + 1] = backend
+    elseif is == "canary" then canaries[#canaries + 1] = backend end
   end
+  if #up == 0 then up, canaries = canaries, {} end
   if #up == 0 then return ngx.exit(ngx.HTTP_SERVICE_UNAVAILABLE) end
-  ngx.ctx.backends, ngx.ctx.turn, ngx.ctx.tried = up, states:incr("turn of " .. site, 1, 0), 0
+  local turn = states:incr("turn of " .. site, 1, 0)
+  if REPEATABLE[ngx.req.get_method()] and turn % (#up + #canaries) < #canaries then
+    return ngx.exec(canaries_place)
+  end
+  ngx.ctx.backends, ngx.ctx.turn, ngx.ctx.tried = up, turn, 0
+end
+
+-- In the canaries' own location: a canary, which has so many seconds, and then one that is up and has the usual time.
+function pool.choose_canary(site, seconds, usual_seconds)
+  local up, canary = {}, nil
+  for _, backend in ipairs(sites[site]) do
+    local is = state(site, backend)
+    if is == "up" then up[#up + 1] = backend
+    elseif is == "canary" then canary = canary or backend end
+  end
+  local turn = states:incr("turn of " .. site .. " past its canary", 1, 0)
+  local other = up[turn % math.max(#up, 1) + 1]
+  if not (canary or other) then return ngx.exit(ngx.HTTP_SERVICE_UNAVAILABLE) end
+  ngx.ctx.backends = canary and { canary, other } or { other }
+  ngx.ctx.turn, ngx.ctx.tried, ngx.ctx.seconds = 0, 0, { canary and seconds or usual_seconds, usual_seconds }
 end
 
 -- For the first try and, where nginx may repeat the request, for the next: never the same backend twice.
@@ -34,6 +58,7 @@ function pool.connect()
   if ctx.tried == 0 and #ctx.backends > 1 then balancer.set_more_tries(1) end
   local backend = ctx.backends[(ctx.turn + ctx.tried) % #ctx.backends + 1]
   ctx.tried = ctx.tried + 1
+  if ctx.seconds then assert(balancer.set_timeouts(nil, nil, ctx.seconds[ctx.tried])) end
   assert(balancer.set_current_peer(backend.address, backend.port))
 end
 

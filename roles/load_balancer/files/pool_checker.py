@@ -1,9 +1,10 @@
 #!/usr/bin/python3
 # Ansible managed
-"""Asks every web host each second whether it is ready, and tells the nginx of this load balancer.
+"""Asks every web host twice a second whether it is ready, and tells the nginx of this load balancer.
 
 It is the only writer of the pool. One that is drained is out at once; one that does not answer, or answers anything
-else, is out after the second time; one that is ready is in at once, unless it missed a deploy while it was away.
+else, is out after the second time; one that is ready is in at once, unless it missed a deploy while it was away; one
+whose release is being watched is in as a canary, for what can be asked again of another.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 
 POOL_FILE = Path("/etc/nginx/trestle/pool.json")
 NGINX = ("127.0.0.1", 8079)
-PERIOD_SECONDS = 1.0
+PERIOD_SECONDS = 0.5
 TIMEOUT_SECONDS = 1.0
 FAILURES_ALLOWED = 1
 # A readiness answer is a few hundred bytes; a project that answers in its place is not to be read to the end.
@@ -65,7 +66,7 @@ class State:
 def judge(before: State, answer: Answer) -> State:
     """The state of a backend after its latest answer."""
     if answer.status == 200:
-        return State("up", 0, "ready")
+        return State("canary", 0, "its release is watched") if answer.said.get("canary") else State("up", 0, "ready")
     if answer.reasons:
         return State("drained", 0, ", ".join(answer.reasons))
     failures = before.failures + 1

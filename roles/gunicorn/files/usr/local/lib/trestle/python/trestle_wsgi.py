@@ -1,8 +1,9 @@
 """The WSGI application that gunicorn runs: the project's own, with the health answers before it.
 
-GET /health/live   200 {"site", "host", "release", "digest"}
+GET /health/live   200 {"site", "host", "release", "digest", "requests": {"answered", "failed"}}; failed are answers of
+                   status 500 and above, of all workers since the start
 GET /health/ready  200 with "ready": true, or 503 with "ready": false and "reasons"; "deploy" is the number of the last
-                   deploy that this host took part in to the end
+                   deploy that this host took part in to the end, and "canary": true says that its release is watched
 
 They come before the project's code, so that neither ALLOWED_HOSTS nor a TLS redirect can fool a probe. A request that
 goes on to the project has its X-Request-ID, which the load balancers set, in trestle_logging.request_id.
@@ -10,12 +11,16 @@ goes on to the project has its X-Request-ID, which the load balancers set, in tr
 
 import importlib
 import json
+import mmap
 import os
+import struct
 import sys
+import threading
 
 from trestle_logging import request_id
 
 DRAIN_FOLDER = "/var/lib/trestle/drain"
+CANARY_FILE = "/var/lib/trestle/canary"
 DEPLOY_FILE = "/var/lib/trestle/deploy"
 
 
@@ -25,6 +30,17 @@ def drained():
         return bool(os.listdir(DRAIN_FOLDER))
     except FileNotFoundError:
         return False
+
+
+def note_question(folder, address):
+    """When this address last asked whether the host is ready: site-roll waits until the load balancers have."""
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with open(os.path.join(folder, address.replace("/", "")), "w") as file:
+            os.utime(file.fileno())
+    except OSError:
+        # A full disk must not make a host unready.
+        pass
 
 
 def deploy():
@@ -66,24 +82,71 @@ def load(name, app_type):
     return getattr(found, attribute or "application")
 
 
-class Health:
-    """WSGI middleware that answers /health/live and /health/ready and passes everything else on."""
+class Counters:
+    """The project's answers, counted in memory that the workers share: they are forked after it was made."""
 
-    def __init__(self, project, identity):
-        self.project, self.identity = project, identity
+    # Workers have numbers near each other, and so a slot each; two in one slot would now and then lose a count.
+    SLOTS = 512
+    SLOT = struct.Struct("QQ")
+
+    def __init__(self):
+        self.memory, self.lock = mmap.mmap(-1, self.SLOTS * self.SLOT.size), threading.Lock()
+
+    def add(self, status):
+        offset = os.getpid() % self.SLOTS * self.SLOT.size
+        with self.lock:
+            answered, failed = self.SLOT.unpack_from(self.memory, offset)
+            self.SLOT.pack_into(self.memory, offset, answered + 1, failed + (status >= "500"))
+
+    def totals(self):
+        slots = list(self.SLOT.iter_unpack(self.memory))
+        return {"answered": sum(slot[0] for slot in slots), "failed": sum(slot[1] for slot in slots)}
+
+
+class Health:
+    """WSGI middleware that answers /health/live and /health/ready, and counts what the project answers."""
+
+    def __init__(self, project, identity, questions):
+        self.project, self.identity, self.questions = project, identity, questions
+        self.counters = Counters()
+
+    def ready(self, address):
+        # First: who is noted has been answered with what was so after that.
+        note_question(self.questions, address)
+        reasons = ["drained"] if drained() else []
+        canary = {"canary": True} if os.path.exists(CANARY_FILE) else {}
+        return {
+            **self.identity,
+            **deploy(),
+            **canary,
+            "ready": not reasons,
+            **({"reasons": reasons} if reasons else {}),
+        }
+
+    def pass_on(self, environ, start_response):
+        """The project's answer, counted."""
+
+        def counted(status, *arguments, **options):
+            self.counters.add(status)
+            return start_response(status, *arguments, **options)
+
+        # Until the thread's next request: a body that is streamed comes after this call.
+        request_id.set(environ.get("HTTP_X_REQUEST_ID", "-"))
+        try:
+            return self.project(environ, counted)
+        except Exception:
+            self.counters.add("500")
+            raise
 
     def __call__(self, environ, start_response):
         path = environ.get("PATH_INFO", "")
         if path == "/health/live":
-            status, answer = "200 OK", self.identity
+            status, answer = "200 OK", {**self.identity, "requests": self.counters.totals()}
         elif path == "/health/ready":
-            reasons = ["drained"] if drained() else []
-            status = "503 Service Unavailable" if reasons else "200 OK"
-            answer = {**self.identity, **deploy(), "ready": not reasons, **({"reasons": reasons} if reasons else {})}
+            answer = self.ready(environ.get("REMOTE_ADDR", ""))
+            status = "200 OK" if answer["ready"] else "503 Service Unavailable"
         else:
-            # Until the thread's next request: a body that is streamed comes after this call.
-            request_id.set(environ.get("HTTP_X_REQUEST_ID", "-"))
-            return self.project(environ, start_response)
+            return self.pass_on(environ, start_response)
         body = json.dumps(answer).encode()
         headers = [
             ("Content-Type", "application/json"),
@@ -104,4 +167,5 @@ def make_application():
         # A connection opened while the project was imported must not be shared by the workers.
         sys.modules["django.db"].connections.close_all()
     names = {"site": "TRESTLE_SITE", "host": "SITE_HOST", "release": "RELEASE", "digest": "TRESTLE_DIGEST"}
-    return Health(project, {key: env.get(name, "") for key, name in names.items()})
+    identity = {key: env.get(name, "") for key, name in names.items()}
+    return Health(project, identity, os.path.join(env.get("TMPDIR", "/tmp"), "questions"))

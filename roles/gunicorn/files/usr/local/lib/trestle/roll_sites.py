@@ -1,0 +1,208 @@
+"""What site-roll knows of a site on this host: what runs, what is wanted, and how to make one the other."""
+
+from __future__ import annotations
+
+import http.client
+import importlib.machinery
+import importlib.util
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import time
+import xmlrpc.client
+from pathlib import Path
+from typing import NamedTuple
+
+LIB = Path(__file__).resolve().parent
+SUPERVISOR_SOCKET = "unix:///run/supervisor.sock"
+SUPERVISOR_FILES = ["/etc/supervisor/supervisord.conf", "/etc/systemd/system/supervisor.service.d/trestle.conf"]
+CONFIGURATION_FILES = ("environment", "programs.json")
+
+
+def load(name: str):
+    """A program of ours that has no suffix, as a module."""
+    loader = importlib.machinery.SourceFileLoader(name.replace("-", "_"), str(LIB / name))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
+    loader.exec_module(module)
+    return module
+
+
+configuration_digest = load("site-start").digest
+
+
+def output(*command: str) -> str:
+    return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True).stdout.strip()
+
+
+class Supervisor:
+    """supervisor, by its own interface: nothing here waits longer than it says."""
+
+    def __init__(self):
+        from supervisor.xmlrpc import SupervisorTransport
+
+        transport = SupervisorTransport(None, None, SUPERVISOR_SOCKET)
+        self.rpc = xmlrpc.client.ServerProxy("http://localhost", transport).supervisor
+
+    def processes(self, group: str | None = None) -> list[dict]:
+        try:
+            return [entry for entry in self.rpc.getAllProcessInfo() if group in (None, entry["group"])]
+        except (OSError, xmlrpc.client.Error):
+            return []
+
+    def stop(self, group: str, seconds: float | None = None) -> None:
+        """As its programs want to be stopped; with ``seconds``, what is there after them is killed."""
+        if not self.processes(group):
+            return
+        self.rpc.stopProcessGroup(group, seconds is None)
+        deadline = time.monotonic() + (seconds or 0)
+        while running := [entry for entry in self.processes(group) if entry["pid"]]:
+            if time.monotonic() > deadline:
+                for entry in running:
+                    try:
+                        os.killpg(entry["pid"], signal.SIGKILL)
+                    except ProcessLookupError:
+                        continue
+            time.sleep(0.05)
+
+    def start(self, group: str) -> None:
+        if any(entry["statename"] in ("STOPPED", "EXITED", "FATAL") for entry in self.processes(group)):
+            self.rpc.startProcessGroup(group, False)
+
+    @staticmethod
+    def stale() -> bool:
+        """Whether supervisor's own configuration is newer than the process."""
+        pid = output("systemctl", "show", "--property=MainPID", "--value", "supervisor")
+        started = os.stat(f"/proc/{pid}").st_mtime if pid not in ("", "0") else 0
+        return any(os.stat(path).st_mtime > started for path in SUPERVISOR_FILES if os.path.exists(path))
+
+    @staticmethod
+    def pending() -> list[str]:
+        """What its list of programs has that it does not run yet."""
+        return [line for line in output("supervisorctl", "reread").splitlines() if not line.startswith("No config")]
+
+
+class Setup(NamedTuple):
+    """What a site's programs are started from: a release and a configuration, as targets of two links."""
+
+    release: str
+    configuration: str
+
+
+class Site:
+    """``NAME=ID`` is a site and its wanted release; without =ID it is the one that runs."""
+
+    def __init__(self, argument: str, srv: Path = Path("/srv")):
+        self.name, _, wanted = argument.partition("=")
+        self.root = srv / self.name
+        self.wanted = wanted or Path(self.setup().release).name
+        self.digest = configuration_digest(self.root / "etc")
+
+    def want(self, setup: Setup) -> None:
+        """From now on that is what is wanted."""
+        self.wanted, self.digest = Path(setup.release).name, configuration_digest(self.root / setup.configuration)
+
+    def setup(self) -> Setup:
+        """What its programs are started from now; empty where they never were."""
+        links = (self.root / "current", self.root / "configuration")
+        return Setup(*(os.readlink(link) if link.is_symlink() else "" for link in links))
+
+    def wanted_setup(self) -> Setup:
+        """The wanted release, with a copy of the wanted configuration: what Ansible writes next must not reach a
+        program that happens to be started, and there must be something to go back to."""
+        folder = self.root / "configurations" / self.digest
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in CONFIGURATION_FILES:
+            unfinished = folder / f".{name}"
+            shutil.copy2(self.root / "etc" / name, unfinished)
+            shutil.chown(unfinished, "root", (self.root / "etc" / name).group())
+            unfinished.rename(folder / name)
+        return Setup(f"releases/{self.wanted}", f"configurations/{self.digest}")
+
+    def switch(self, setup: Setup) -> None:
+        """Point at it; a link is replaced in one step."""
+        for link, target in (("current", setup.release), ("configuration", setup.configuration)):
+            if target:
+                new = self.root / f".{link}"
+                new.unlink(missing_ok=True)
+                new.symlink_to(target)
+                new.rename(self.root / link)
+        kept = {Path(setup.configuration).name, self.digest}
+        for folder in (self.root / "configurations").iterdir():
+            # One more than is needed: an earlier roll may have stopped between its two links.
+            if folder.name not in kept and folder.stat().st_mtime < time.time() - 24 * 60 * 60:
+                shutil.rmtree(folder)
+
+    def get(self, path: str, host: str = "", timeout: float = 2) -> tuple[int, bytes]:
+        """Status and body of an answer of this site's gunicorn; status 0 where there is none."""
+        lines = shlex.split((self.root / "etc/environment").read_text(), comments=True)
+        address, port = dict(line.split("=", 1) for line in lines)["GUNICORN_BIND"].rsplit(":", 1)
+        connection = http.client.HTTPConnection(address, int(port), timeout=timeout)
+        headers = {"Host": host, "X-Forwarded-Proto": "https", "X-Forwarded-Host": host} if host else {}
+        try:
+            connection.request("GET", path, headers=headers)
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        except (OSError, http.client.HTTPException):
+            return 0, b""
+        finally:
+            connection.close()
+
+    def health(self, path: str) -> dict | None:
+        """The JSON of /health/live or /health/ready, or None."""
+        try:
+            said = json.loads(self.get(f"/health/{path}")[1])
+        except ValueError:
+            return None
+        return said if isinstance(said, dict) else None
+
+    def reason(self, supervisor: Supervisor, ready: bool = False) -> str:
+        """Why this site must be restarted, or with ``ready`` why it is not fit to be given back; or nothing."""
+        if not self.wanted:
+            return ""
+        live = self.health("live")
+        if live is None:
+            return "does not answer"
+        if reason := self.difference(live.get("release"), live.get("digest")):
+            return reason
+        for process in supervisor.processes(self.name):
+            # gunicorn has answered for itself.
+            if process["name"] != f"{self.name}-gunicorn" and (reason := self.reason_of(process, ready)):
+                return f"{process['name']} {reason}"
+        if ready:
+            answer = self.health("ready") or {"reasons": ["no answer"]}
+            others = [reason for reason in answer.get("reasons", []) if reason != "drained"]
+            return f"is not ready: {', '.join(others)}" if others else ""
+        return ""
+
+    def difference(self, release: str | None, digest: str | None) -> str:
+        if release != self.wanted:
+            return f"runs release {release}, wanted is {self.wanted}"
+        return "runs with an earlier configuration" if digest != self.digest else ""
+
+    def reason_of(self, process: dict, ready: bool) -> str:
+        """The same of one process. One that ended and is started again is as it should be, but not yet ready."""
+        if process["statename"] == "STARTING" and not ready:
+            return ""
+        if process["statename"] != "RUNNING":
+            return f"is {process['statename']}, not RUNNING"
+        started = environ(process["pid"])
+        return self.difference(started.get("RELEASE"), started.get("TRESTLE_DIGEST"))
+
+    def log(self, since: float, lines: int = 40) -> list[str]:
+        """The last of what its programs said since that moment."""
+        programs = json.loads((self.root / "etc/programs.json").read_text())
+        names = [f"--identifier={self.name}-{program['name']}" for program in programs]
+        since = f"--since=@{since:.0f}"
+        return output("journalctl", "--no-pager", f"--lines={lines}", "-o", "short-iso", since, *names).splitlines()
+
+
+def environ(pid: int) -> dict[str, str]:
+    """What a process was started with."""
+    try:
+        text = Path(f"/proc/{pid}/environ").read_text(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return {}
+    return dict(pair.split("=", 1) for pair in text.split("\0") if "=" in pair)

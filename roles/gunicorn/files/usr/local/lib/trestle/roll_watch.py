@@ -1,0 +1,120 @@
+"""What a new release must stand before and while it gets visitors."""
+
+from __future__ import annotations
+
+import time
+
+from roll_sites import Site, Supervisor, load
+
+PERIOD_SECONDS = 0.5
+# So many answers with an error are no accident, whatever the share.
+ERRORS_ALLOWED = 2
+# A process that ended so often before it was ready will not come up.
+STARTS_ALLOWED = 2
+
+
+all_processes = load("memory-limit").processes
+
+
+class Bad(Exception):
+    """The check that a release has failed, in a sentence without its full stop; and its site, whose log tells why."""
+
+    def __init__(self, site: Site, what: str):
+        super().__init__(f"{site.name} {what}")
+        self.site = site
+
+
+def await_ready(sites: list[Site], supervisor: Supervisor, seconds: float) -> None:
+    """Until every site runs what is wanted; sooner where a program ends as often as it is started."""
+    deadline = time.monotonic() + seconds
+    starts: dict[str, set[int]] = {}
+    waiting = list(sites)
+    while waiting := [site for site in waiting if site.reason(supervisor, ready=True)]:
+        for site in waiting:
+            for process in supervisor.processes(site.name):
+                if process["statename"] in ("BACKOFF", "FATAL", "EXITED"):
+                    ended = starts.setdefault(process["name"], set())
+                    ended.add(process["stop"])
+                    if len(ended) > STARTS_ALLOWED:
+                        raise Bad(site, f"does not start: {process['name']} ends each time ({process['description']})")
+        if time.monotonic() > deadline:
+            site = waiting[0]
+            raise Bad(site, f"{site.reason(supervisor, ready=True) or 'came up too late'} after {seconds:g} s")
+        time.sleep(0.1)
+
+
+def broken(site: Site, settings: dict) -> dict[str, int]:
+    """The smoke paths that are not answered well, with their status; 0 is no answer in time."""
+    found = {}
+    for path in settings["smoke_paths"]:
+        status, _ = site.get(path, settings["host"], settings["response_seconds"])
+        if not 0 < status < 500:
+            found[path] = status
+    return found
+
+
+def prove(site: Site, settings: dict, known: dict[str, int]) -> None:
+    """Its smoke paths are answered; what the release before could not answer either is not held against it."""
+    for path, status in broken(site, settings).items():
+        if path not in known:
+            said = f"answers with status {status}" if status else f"gives no answer in {settings['response_seconds']} s"
+            raise Bad(site, f"{said} to {path}")
+
+
+class Watch:
+    """One site while it gets visitors: answers with errors, workers and processes that were lost."""
+
+    def __init__(self, site: Site, supervisor: Supervisor, settings: dict, known: dict[str, int]):
+        self.site, self.supervisor, self.settings, self.known = site, supervisor, settings, known
+        self.requests = self.counted()
+        self.workers = self.processes()
+        self.silent = 0
+
+    def counted(self) -> dict[str, int]:
+        return (self.site.health("live") or {}).get("requests", {"answered": 0, "failed": 0})
+
+    def processes(self) -> dict[int, str]:
+        """The processes that must still be there at the end: each program's own, and gunicorn's workers."""
+        found = {}
+        for entry in self.supervisor.processes(self.site.name):
+            main = entry["pid"]
+            if main:
+                found[main] = entry["name"]
+            if main and entry["name"] == f"{self.site.name}-gunicorn":
+                workers = (process.pid for process in all_processes().values() if process.parent == main)
+                found |= dict.fromkeys(workers, "a worker of gunicorn")
+        return found
+
+    def look(self) -> None:
+        self.look_at_processes()
+        self.look_at_answers()
+
+    def look_at_processes(self) -> None:
+        for pid in set(self.workers) - set(self.processes()):
+            name = self.workers.pop(pid)
+            ends = {entry["name"]: entry["exitstatus"] for entry in self.supervisor.processes(self.site.name)}
+            # A program may end by itself, and is started again.
+            if name not in ends or ends[name] != 0:
+                raise Bad(self.site, f"has lost {name} (process {pid})")
+
+    def look_at_answers(self) -> None:
+        live = self.site.health("live")
+        self.silent = 0 if live else self.silent + 1
+        if self.silent > 1:
+            raise Bad(self.site, "does not answer any more")
+        if live:
+            now = live["requests"]
+            answered, failed = (now[name] - self.requests[name] for name in ("answered", "failed"))
+            if failed > ERRORS_ALLOWED and 100 * failed > self.settings["error_percent"] * answered:
+                raise Bad(self.site, f"answers {failed} of {answered} requests with an error")
+
+
+def watch(watches: list[Watch], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        for one in watches:
+            one.look()
+        time.sleep(PERIOD_SECONDS)
+    for one in watches:
+        prove(one.site, one.settings, one.known)
+        one.look()
