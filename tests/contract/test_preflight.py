@@ -542,7 +542,7 @@ def test_the_readme_s_entry_is_all_that_a_first_deployment_needs(copy):
 
 
 def test_variables_given_to_a_run_are_checked_too(copy):
-    copy.extra |= {"gunicorn_drain_second": "5", "gunicorn_log_days": "five", "rolling_batch": "2"}
+    copy.extra |= {"gunicorn_start_second": "5", "gunicorn_log_days": "five", "rolling_batch": "2"}
     assert copy.problems() == [
         "-e: gunicorn_start_second is not a variable: did you mean gunicorn_start_seconds?",
         "-e: gunicorn_log_days is 'five': write a whole number of days, without a unit.",

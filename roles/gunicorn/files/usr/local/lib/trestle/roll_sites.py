@@ -172,8 +172,9 @@ class Site:
             if process["name"] != f"{self.name}-gunicorn" and (reason := self.reason_of(process, ready)):
                 return f"{process['name']} {reason}"
         if ready:
-            answer = self.health("ready") or {"reasons": ["no answer"]}
-            others = [reason for reason in answer.get("reasons", []) if reason != "drained"]
+            answer = self.health("ready")
+            reasons = ["no answer"] if answer is None else answer.get("reasons", [])
+            others = [reason for reason in reasons if reason != "drained"]
             return f"is not ready: {', '.join(others)}" if others else ""
         return ""
 

@@ -1,0 +1,323 @@
+"""The checks that a new release must stand, and the way back: roles/gunicorn's site-roll, on real files and answers."""
+
+from __future__ import annotations
+
+import http.server
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import programs
+import pytest
+
+ROLE = Path(__file__).resolve().parents[2] / "roles/gunicorn"
+sys.path.insert(0, str(ROLE / "files/usr/local/lib/trestle"))
+spec = importlib.util.spec_from_file_location("deploys", ROLE / "filter_plugins/deploys.py")
+deploys = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(deploys)
+
+SETTINGS = {"host": "shop.example.com", "smoke_paths": ["/"], "response_seconds": 0.5, "error_percent": 5}
+
+
+@pytest.fixture(scope="module")
+def roll():
+    return programs.load("gunicorn", "site-roll")
+
+
+@pytest.fixture(scope="module")
+def checks(roll):
+    return sys.modules["roll_watch"]
+
+
+@pytest.fixture
+def gunicorn():
+    """A server in gunicorn's place: ``answers`` maps a path to (status, body) or to seconds of silence."""
+    answers = {"/": (200, b"home"), "/health/live": (200, b"{}"), "/health/ready": (200, b"{}")}
+    hosts = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            hosts.append(self.headers["Host"])
+            answer = answers[self.path]
+            if isinstance(answer, float):
+                time.sleep(answer)
+                answer = (200, b"late")
+            self.send_response(answer[0])
+            self.end_headers()
+            self.wfile.write(answer[1])
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        server.answers, server.hosts = answers, hosts
+        yield server
+        server.shutdown()
+
+
+@pytest.fixture
+def site(roll, gunicorn, tmp_path, monkeypatch):
+    """The site shop, whose digest is what its environment file says last."""
+    module = sys.modules["roll_sites"]
+    monkeypatch.setattr(
+        module, "configuration_digest", lambda folder: (folder / "environment").read_text().split("=")[-1]
+    )
+    monkeypatch.setattr(module.shutil, "chown", lambda *_: None)
+    etc = tmp_path / "shop/etc"
+    etc.mkdir(parents=True)
+    (etc / "environment").write_text(f"GUNICORN_BIND=127.0.0.1:{gunicorn.server_port}\nVALUE=one")
+    (etc / "programs.json").write_text('[{"name": "gunicorn"}]')
+
+    def make(argument: str = "shop=a1"):
+        return module.Site(argument, tmp_path)
+
+    return make
+
+
+class Supervisor:
+    """What supervisor says of its processes."""
+
+    def __init__(self, *entries: dict):
+        self.entries = list(entries)
+
+    def processes(self, group=None):
+        return self.entries
+
+
+def entry(**changes) -> dict:
+    usual = {"group": "shop", "name": "shop-gunicorn", "statename": "RUNNING", "pid": os.getpid(), "stop": 0}
+    return usual | {"exitstatus": 0, "description": "exited"} | changes
+
+
+# Switching
+
+
+def test_what_runs_is_a_copy_that_later_changes_do_not_reach(site):
+    shop = site()
+    shop.switch(shop.wanted_setup())
+    (shop.root / "etc/environment").write_text("VALUE=two")
+    assert (shop.root / "configuration/environment").read_text().endswith("VALUE=one")
+    assert os.readlink(shop.root / "current") == "releases/a1"
+
+
+def test_there_is_a_way_back_to_release_and_configuration(site):
+    first = site()
+    first.switch(first.wanted_setup())
+    before = first.setup()
+    (first.root / "etc/environment").write_text("VALUE=two")
+    second = site("shop=b2")
+    second.switch(second.wanted_setup())
+    assert second.setup().release == "releases/b2" != before.release
+    assert (second.root / "configuration/environment").read_text() == "VALUE=two"
+    second.switch(before)
+    second.want(before)
+    assert (second.wanted, second.digest) == ("a1", "one")
+    assert (second.root / "configuration/environment").read_text().endswith("VALUE=one")
+
+
+def test_a_site_without_a_wanted_release_keeps_the_one_that_runs(site):
+    site().switch(site().wanted_setup())
+    assert site("shop").wanted == "a1"
+
+
+# Before visitors
+
+
+def test_what_is_not_what_is_wanted_is_told(site, gunicorn):
+    shop = site()
+    gunicorn.answers["/health/live"] = (200, json.dumps({"release": "a0", "digest": "one"}).encode())
+    assert shop.reason(Supervisor()) == "runs release a0, wanted is a1"
+    gunicorn.answers["/health/live"] = (200, json.dumps({"release": "a1", "digest": "zero"}).encode())
+    assert shop.reason(Supervisor()) == "runs with an earlier configuration"
+    gunicorn.answers["/health/live"] = (200, json.dumps({"release": "a1", "digest": "one"}).encode())
+    assert shop.reason(Supervisor(), ready=True) == ""
+    gunicorn.answers["/health/ready"] = (503, json.dumps({"reasons": ["drained"]}).encode())
+    assert shop.reason(Supervisor(), ready=True) == "", "that it is drained is no fault of its release"
+
+
+def test_a_program_that_ends_each_time_is_not_waited_for(site, checks):
+    supervisor = Supervisor(entry(statename="BACKOFF", pid=0))
+    supervisor.processes = lambda group=None: [entry(statename="BACKOFF", pid=0, stop=time.monotonic_ns())]
+    begun = time.monotonic()
+    with pytest.raises(checks.Bad, match="shop does not start: shop-gunicorn ends each time"):
+        checks.await_ready([site()], supervisor, 30)
+    assert time.monotonic() - begun < 5
+
+
+def test_what_never_is_ready_is_given_up(site, checks):
+    with pytest.raises(checks.Bad, match=r"shop runs release None, wanted is a1 after 0\.3 s"):
+        checks.await_ready([site()], Supervisor(entry()), 0.3)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ((500, b""), "answers with status 500 to /"),
+        ((503, b""), "answers with status 503"),
+        (2.0, "gives no answer in 0.5 s"),
+    ],
+)
+def test_a_smoke_path_that_is_not_answered_well(site, checks, gunicorn, answer, said):
+    gunicorn.answers["/"] = answer
+    with pytest.raises(checks.Bad, match=said):
+        checks.prove(site(), SETTINGS, {})
+    assert gunicorn.hosts == ["shop.example.com"]
+    checks.prove(site(), SETTINGS, {"/": 500})  # nor did the release before
+
+
+@pytest.mark.parametrize("status", [200, 302, 404])
+def test_a_smoke_path_that_is_answered(site, checks, gunicorn, status):
+    gunicorn.answers["/"] = (status, b"")
+    checks.prove(site(), SETTINGS, {})
+
+
+# With visitors
+
+
+def counted(answered: int, failed: int) -> tuple[int, bytes]:
+    return 200, json.dumps({"requests": {"answered": answered, "failed": failed}}).encode()
+
+
+@pytest.mark.parametrize(
+    ("answered", "failed", "bad"),
+    [(100, 0, False), (2, 2, False), (3, 3, True), (100, 5, False), (100, 6, True), (10_000, 400, False)],
+)
+def test_the_share_of_errors_decides(site, checks, gunicorn, answered, failed, bad):
+    gunicorn.answers["/health/live"] = counted(50, 20)
+    watch = checks.Watch(site(), Supervisor(entry()), SETTINGS, {})
+    gunicorn.answers["/health/live"] = counted(50 + answered, 20 + failed)
+    if bad:
+        with pytest.raises(checks.Bad, match=f"answers {failed} of {answered} requests with an error"):
+            watch.look()
+    else:
+        watch.look()
+
+
+def test_a_worker_that_is_lost(site, checks, gunicorn):
+    gunicorn.answers["/health/live"] = counted(0, 0)
+    worker = subprocess.Popen(["sleep", "60"])
+    watch = checks.Watch(site(), Supervisor(entry()), SETTINGS, {})
+    watch.look()
+    worker.kill()
+    worker.wait()
+    with pytest.raises(checks.Bad, match=f"has lost a worker of gunicorn .process {worker.pid}"):
+        watch.look()
+
+
+@pytest.mark.parametrize(("status", "bad"), [(1, True), (0, False)])
+def test_another_program_may_end_by_itself_but_not_fail(site, checks, gunicorn, status, bad):
+    gunicorn.answers["/health/live"] = counted(0, 0)
+    supervisor = Supervisor(entry(name="shop-tidy", pid=4_000_000))
+    watch = checks.Watch(site(), supervisor, SETTINGS, {})
+    supervisor.entries = [entry(name="shop-tidy", pid=0, statename="EXITED", exitstatus=status)]
+    if bad:
+        with pytest.raises(checks.Bad, match="has lost shop-tidy"):
+            watch.look()
+    else:
+        watch.look()
+
+
+def test_silence_is_noticed_at_the_second_time(site, checks, gunicorn):
+    gunicorn.answers["/health/live"] = counted(0, 0)
+    watch = checks.Watch(site(), Supervisor(entry()), SETTINGS, {})
+    gunicorn.answers["/health/live"] = (200, b"not what it was")
+    watch.look()
+    with pytest.raises(checks.Bad, match="does not answer any more"):
+        watch.look()
+
+
+# The pool
+
+
+@pytest.fixture
+def pool(roll, site, monkeypatch):
+    shop = site()
+    questions = shop.root / "tmp/questions"
+    questions.mkdir(parents=True)
+    monkeypatch.setattr(roll, "SEEN_SECONDS", 2)
+
+    class Asking(threading.Thread):
+        """A load balancer that asks every ``seconds``."""
+
+        def __init__(self, address: str, seconds: float):
+            super().__init__(daemon=True)
+            self.file, self.seconds, self.asked = questions / address, seconds, []
+            self.file.touch()
+            self.start()
+
+        def run(self):
+            while not time.sleep(self.seconds):
+                self.file.touch()
+                self.asked.append(time.time())
+
+    return roll.Pool([shop], ["192.0.2.1", "192.0.2.2"]), Asking, questions
+
+
+def test_a_drain_waits_until_each_load_balancer_has_asked_twice(pool, tmp_path):
+    pool, asking, _ = pool
+    one, two = asking("192.0.2.1", 0.1), asking("192.0.2.2", 0.3)
+    begun = time.time()
+    pool.change(tmp_path / "flag", True)
+    ended = time.time()
+    for balancer in (one, two):
+        assert len([moment for moment in balancer.asked if begun < moment < ended]) >= 2
+    assert ended - begun < 1
+
+
+def test_a_load_balancer_that_is_down_is_not_waited_for(pool, tmp_path):
+    pool, asking, questions = pool
+    asking("192.0.2.1", 0.1)
+    (questions / "192.0.2.2").touch()
+    os.utime(questions / "192.0.2.2", (0, 0))
+    begun = time.time()
+    pool.change(tmp_path / "flag", True)
+    assert time.time() - begun < 1
+
+
+def test_one_that_dies_meanwhile_holds_nothing_up_for_ever(pool, tmp_path):
+    pool, _, questions = pool
+    (questions / "192.0.2.1").touch()
+    begun = time.time()
+    pool.change(tmp_path / "flag", True)
+    assert 1.9 < time.time() - begun < 3
+
+
+def test_a_flag_that_is_as_it_should_be_is_nothing_to_wait_for(pool, tmp_path):
+    pool, _, questions = pool
+    (questions / "192.0.2.1").touch()
+    begun = time.time()
+    pool.change(tmp_path / "flag", False)
+    assert time.time() - begun < 0.5
+
+
+# What the playbook makes of it
+
+
+@pytest.mark.parametrize(
+    ("reasons", "host"),
+    [
+        ({"web1": ["x: y"], "web2": ["x: y"]}, "web1"),
+        ({"web1": [], "web2": ["x: y"]}, ""),  # web1 has it already, and stood the watch
+        ({"web1": [], "web2": []}, ""),
+        ({}, ""),
+    ],
+)
+def test_the_canary_is_the_first_host_where_none_has_the_release(reasons, host):
+    assert deploys.canary(reasons) == host
+
+
+def test_a_bad_release_is_told_in_a_sentence_with_the_lines_that_tell_why():
+    result = {"failed": "shop does not start", "back": True, "log": ["ImportError: no"]}
+    assert deploys.told_of_a_bad_release(result, "web1", ["--canary"]).splitlines() == [
+        "web1: shop does not start: it went back to what ran before. No other host was touched.",
+        "The last of its logs:",
+        "ImportError: no",
+    ]
+    assert "stays drained" in deploys.told_of_a_bad_release(result | {"back": False}, "web1", [])
+    assert "No other host" not in deploys.told_of_a_bad_release(result, "web2", [])
