@@ -46,13 +46,13 @@ def changes(output: str) -> list[str]:
     return found
 
 
-def wait(seconds: float, true) -> bool:
+def wait(seconds: float, true, period: float = 0.1) -> bool:
     """Whether it comes true within that time."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if true():
             return True
-        time.sleep(0.1)
+        time.sleep(period)
     return False
 
 

@@ -7,6 +7,7 @@ import time
 
 import pytest
 from conftest import TIERS, hosts_of
+from runs import wait
 
 SETTLE_SECONDS = 120
 FAULT_SECONDS = 60
@@ -111,3 +112,48 @@ def test_a_fault_shows_and_heals(monitor, host):
     finally:
         cache.run_expect([0], "systemctl start memcached")
     monitor.wait_for({(name, "memcached"): "ok", (name, "system units"): "ok"}, FAULT_SECONDS)
+
+
+@pytest.mark.skipif(len(hosts_of("web")) < 2, reason="whether the other hosts still ring takes another web host")
+def test_of_a_drained_host_nobody_is_told_until_it_is_restored(monitor, host):
+    """The same fault on two hosts, one of them drained: what Nagios says of the other proves that it would have."""
+    drained, other = hosts_of("web")[:2]
+    fault = "munin_node"
+    flag = "/var/lib/trestle/drain/manual"
+    began = int(monitor.host.check_output("wc -l < /var/log/nagios4/nagios.log"))
+
+    def log() -> str:
+        return monitor.host.check_output(f"tail -n +{began + 1} /var/log/nagios4/nagios.log")
+
+    def told(name: str) -> bool:
+        return f"SERVICE NOTIFICATION: admin;{name};{fault};CRITICAL" in log()
+
+    def found(name: str, since: float) -> bool:
+        """Nagios has made up its mind about the fault, and looked again after that moment."""
+        state = monitor.services()[(name, fault)]
+        if (state["status"], state["state_type"]) == ("critical", "hard") and state["last_check"] > since * 1000:
+            return True
+        monitor.check_now((name, fault))
+        return False
+
+    try:
+        host(drained).check_output(f"touch {flag}")
+        monitor.wait_for({(drained, "system drained"): "warning"}, FAULT_SECONDS)
+        assert "manual" in output(monitor.services()[(drained, "system drained")])
+        for name in (drained, other):
+            host(name).check_output("systemctl stop munin-node")
+        assert wait(FAULT_SECONDS, lambda: found(drained, 0) and found(other, 0), 2), log()
+        assert wait(FAULT_SECONDS, lambda: told(other), 2), log()
+        monitor.host.check_output("systemctl restart nagios4")
+        restarted = time.time() + 1
+        assert wait(FAULT_SECONDS, lambda: found(drained, restarted), 2), log()
+        assert not told(drained), log()
+
+        host(drained).check_output(f"rm {flag}")
+        monitor.wait_for({(drained, "system drained"): "ok"}, FAULT_SECONDS)
+        assert wait(2 * FAULT_SECONDS, lambda: told(drained), 2), log()
+    finally:
+        host(drained).run(f"rm -f {flag}")
+        for name in (drained, other):
+            host(name).run("systemctl start munin-node")
+    monitor.wait_for({(name, fault): "ok" for name in (drained, other)}, FAULT_SECONDS)

@@ -1,10 +1,12 @@
 """What Nagios checks, what the agents run and what Munin draws are the table of services and the inventory."""
 
+import os
 import re
+import subprocess
 from collections import Counter
 
 import pytest
-from environments import SOURCES, Environment, environment, rendered
+from environments import ROOT, SOURCES, Environment, environment, rendered
 
 from plugins.filter.monitoring import agent_commands, munin_graphs, nagios_services, ssha
 
@@ -142,3 +144,91 @@ def test_two_agent_checks_of_one_name_are_refused():
 def test_the_same_password_is_the_same_line_and_another_is_another():
     assert ssha("secret", "admin") == ssha("secret", "admin")
     assert len({ssha("secret", "admin"), ssha("secret", "root"), ssha("other", "admin")}) == 3
+
+
+@each
+def test_every_host_is_asked_for_its_drain_flags_and_nobody_is_told_of_them(name):
+    templates = {s["name"]: s for s in objects(name)["service"] if "name" in s}
+    quick = templates["drained"]
+    listed = [s for s in objects(name)["service"] if "host_name" in s]
+    assert {s["host_name"] for s in listed if s["use"] == "drained"} == set(environment(name).hosts)
+    assert {s["check_command"].split()[-1] for s in listed if s["use"] == "drained"} == {"drained"}
+    assert quick["notifications_enabled"] == "0" and quick["max_check_attempts"] == "1"
+    assert [s["obsess"] for s in templates.values()] == ["0", "1"], "only this check is followed by nagios-silence"
+    every = templates["every_service"]
+    assert int(quick["check_interval"]) < int(every["retry_interval"]) * (int(every["max_check_attempts"]) - 1), (
+        "a fault is told before the drain is seen"
+    )
+
+
+def downtime(host: str, comment: str) -> str:
+    return f"hostdowntime {{\n\thost_name={host}\n\tdowntime_id=1\n\tauthor=ada\n\tcomment={comment}\n\t}}\n\n"
+
+
+OURS = "drained: /var/lib/trestle/drain"
+SCHEDULE = rf"\[\d+\] SCHEDULE_HOST_DOWNTIME;web1;\d+;\d+;1;0;0;trestle;{OURS}\n"
+DELETE = rf"\[\d+\] DEL_DOWNTIME_BY_HOST_NAME;web1;;;{OURS}\n"
+
+
+@pytest.mark.parametrize(
+    ("state", "downtimes", "told"),
+    [
+        ("1", "", SCHEDULE),
+        ("1", downtime("web1", OURS), ""),
+        ("1", downtime("web1", "a new disk") + downtime("web2", OURS), SCHEDULE),
+        ("0", "", ""),
+        ("0", downtime("web1", OURS), DELETE),
+        ("0", downtime("web1", "a new disk") + downtime("web2", OURS), ""),
+        ("2", downtime("web1", OURS), ""),
+        ("2", "", ""),
+        ("3", downtime("web1", OURS), ""),
+    ],
+)
+def test_a_host_has_our_downtime_while_it_is_drained(tmp_path, state, downtimes, told):
+    """The script beside a state of Nagios and a pipe like its own."""
+    status, pipe = tmp_path / "status.dat", tmp_path / "nagios.cmd"
+    status.write_text("info {\n\tversion=4.4.6\n\t}\n\n" + downtimes)
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    done = silence(tmp_path, state)
+    assert done.returncode == 0, done.stderr
+    try:
+        heard = os.read(reader, 4096).decode()
+    finally:
+        os.close(reader)
+    assert re.fullmatch(told, heard), heard
+
+
+def test_nothing_is_written_where_nagios_is_not_running(tmp_path):
+    """A file where it wants to make its pipe would keep it from starting."""
+    (tmp_path / "status.dat").write_text("")
+    silence(tmp_path, "1")
+    assert [path.name for path in tmp_path.iterdir() if path.name != "silence"] == ["status.dat"]
+
+
+def silence(folder, state: str) -> subprocess.CompletedProcess:
+    text = (ROOT / "roles/nagios/files/usr/local/lib/trestle/nagios-silence").read_text()
+    script = folder / "silence"
+    script.write_text(text.replace("/var/lib/nagios4/rw/", f"{folder}/").replace("/var/lib/nagios4/", f"{folder}/"))
+    return subprocess.run(["sh", script, "web1", state], capture_output=True, text=True, timeout=10)
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "says"),
+    [
+        (None, 0, "OK: not drained"),
+        ([], 0, "OK: not drained"),
+        (["deploy", "manual"], 1, "WARNING: drained: deploy manual"),
+    ],
+)
+def test_an_agent_names_the_flags_of_its_host(tmp_path, flags, code, says):
+    folder = tmp_path / "drain"
+    if flags is not None:
+        folder.mkdir()
+        for flag in flags:
+            (folder / flag).touch()
+    script = tmp_path / "check_system"
+    text = (ROOT / "roles/nagios_agent/files/check_system").read_text()
+    script.write_text(text.replace("/var/lib/trestle/drain", str(folder)))
+    done = subprocess.run(["sh", script, "drained"], capture_output=True, text=True, timeout=10)
+    assert (done.returncode, done.stdout.strip()) == (code, says)
