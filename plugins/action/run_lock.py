@@ -74,10 +74,13 @@ def command() -> str:
     return shlex.join(words)
 
 
+def begun(holder: dict) -> str:
+    return holder["since"][:16].replace("T", " ") + " UTC"
+
+
 def told(holder: dict) -> str:
     """Who has been running what, since when."""
-    since = holder["since"][:16].replace("T", " ")
-    return f"{holder['owner']} has been running {holder['what']} since {since} UTC"
+    return f"{holder['owner']} has been running {holder['what']} since {begun(holder)}"
 
 
 class ActionModule(ActionBase):
@@ -104,7 +107,8 @@ class ActionModule(ActionBase):
         if other["id"] != me["id"] and ended(other):
             said = self.ask(holder=me, instead_of=other["id"])
             if said.get("holder") == me:
-                said["warnings"] = [f"The run lock on {self.host} was that of a run that has ended: {told(other)}."]
+                whose = f"your run of {other['what']}, begun {begun(other)}, which has ended"
+                said["warnings"] = [f"Took the run lock on {self.host} over from {whose}."]
         if said.get("failed") or said.get("unreachable"):
             return said
         if said["holder"]["id"] != me["id"]:

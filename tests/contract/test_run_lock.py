@@ -154,7 +154,7 @@ def test_the_lock_of_our_own_dead_run_is_taken_over(run, path, process):
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it is a zombie now
     said = run(state="held")
     assert not said.get("failed"), said
-    assert "was that of a run that has ended" in said["warnings"][0]
+    assert "over from your run of" in said["warnings"][0]
     assert act(path, state="read")[1]["pid"] == os.getpid()
 
 
@@ -279,7 +279,7 @@ def test_a_killed_run_s_lock_is_taken_over_by_the_next_and_freed_by_one_command(
     runs.go()
     again = runs.start("site.yml")
     said = " ".join(again.communicate()[0].split())
-    assert again.returncode == 0 and "was that of a run that has ended" in said, said
+    assert again.returncode == 0 and "over from your run of" in said, said
     assert not runs.lock.exists()
 
     runs.lock.write_text(json.dumps(HOLDER))
