@@ -1,0 +1,97 @@
+"""What the hosts of the lab say of themselves: what runs, what was rolled, and what is stored."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from lab.containers import Lab
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "plugins/filter"))
+
+from trestle import derived_secret, site_port
+
+__all__ = ["Hosts", "derived_secret"]
+
+
+class Hosts:
+    """The lab's web hosts and databases, as far as one site is concerned."""
+
+    def __init__(self, lab: Lab, site: str):
+        self.site, self.lab = site, lab
+        found = lab.containers()
+        self.web = {name: found[name] for name in sorted(found) if "web" in lab.tiers(found[name])}
+        self.databases = [container for container in found.values() if "db" in lab.tiers(container)]
+        self.balancers = [container for container in found.values() if "lb" in lab.tiers(container)]
+
+    @staticmethod
+    def run(container, *command: str) -> str:
+        return container.exec_run(list(command), demux=True).output[0] or b""
+
+    def of_web(self, ask) -> dict:
+        with ThreadPoolExecutor(8) as pool:
+            return dict(zip(self.web, pool.map(ask, self.web.values()), strict=True))
+
+    def identities(self) -> dict[str, dict]:
+        """Each web host's release and configuration, and the process that runs them."""
+
+        def ask(container) -> dict:
+            url = f"http://{self.lab.address(container)}:{site_port(self.site)}/health/live"
+            said = self.run(container, "curl", "-s", "-m", "5", url)
+            try:
+                live = json.loads(said)
+            except ValueError:
+                live = {}
+            pid = self.run(container, "supervisorctl", "pid", f"{self.site}:{self.site}-gunicorn").decode().strip()
+            return {"release": live.get("release"), "digest": live.get("digest"), "pid": pid}
+
+        return self.of_web(ask)
+
+    def journal(self, since: float) -> list[dict]:
+        """What site-roll has said on every web host since then, in order."""
+
+        def ask(container) -> list[dict]:
+            since_then = f"--since=@{since:.0f}"
+            lines = self.run(container, "journalctl", "--no-pager", "-t", "site-roll", "-o", "json", since_then)
+            return [json.loads(line) for line in lines.splitlines() if line.startswith(b"{")]
+
+        events = [
+            {"host": host, "at": int(line["__REALTIME_TIMESTAMP"]) / 1e6, "what": line["MESSAGE"]}
+            for host, lines in self.of_web(ask).items()
+            for line in lines
+        ]
+        return sorted((event for event in events if event["at"] >= since), key=lambda event: event["at"])
+
+    def asked_again(self, since: float, until: float) -> int:
+        """Requests that a load balancer asked of a second web host, so that nobody noticed the first."""
+        count = 0
+        script = (
+            "import re,sys,time\n"
+            f"for line in open('/var/log/nginx/access.log', errors='replace'):\n"
+            "    if re.search(r'\\d, \\d+\\.\\d+\\.', line):\n"
+            "        at = time.mktime(time.strptime(line.split('[')[1][:20], '%d/%b/%Y:%H:%M:%S'))\n"
+            f"        print(1) if {since} <= at <= {until} else None\n"
+        )
+        for container in self.balancers:
+            count += len(self.run(container, "python3", "-c", script).split())
+        return count
+
+    def psql(self, sql: str) -> list[str]:
+        """Lines that the leader of the databases answers."""
+        command = ["runuser", "-u", "postgres", "--", "psql", "-X", "-qAt", "-d", self.site, "-c"]
+        for container in self.databases:
+            if self.run(container, *command, "SELECT pg_is_in_recovery()").strip() == b"f":
+                return self.run(container, *command, sql).decode().splitlines()
+        raise RuntimeError("no database host is the leader")
+
+    def stored(self, name: str) -> tuple[Counter[str], dict[str, str]]:
+        """The stories that the load of that name wrote: how often each is there, and where its picture is."""
+        rows = self.psql(f"SELECT headline, picture FROM stories_story WHERE headline LIKE 'drill-{name}-%'")
+        pairs = [row.split("|", 1) for row in rows]
+        return Counter(token for token, _ in pairs), dict(pairs)
+
+    def forget(self, name: str) -> None:
+        self.psql(f"DELETE FROM stories_story WHERE headline LIKE 'drill-{name}-%'")

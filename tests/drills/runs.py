@@ -1,0 +1,130 @@
+"""Runs of Ansible with the moment of everything they said, and what their seconds were spent on."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lab.demo import accelerated
+
+ROOT = Path(__file__).resolve().parents[2]
+BIN = Path(sys.executable).parent
+# A run that takes longer hangs.
+MOST_SECONDS = 1800
+
+
+@dataclass
+class Run:
+    """A run that has ended."""
+
+    began: float
+    ended: float = 0.0
+    code: int = -1
+    output: str = ""
+    # The moment at which each play began, and its name.
+    plays: list[tuple[float, str]] = field(default_factory=list)
+
+    @property
+    def seconds(self) -> float:
+        return self.ended - self.began
+
+
+def play(env_name: str, log: Path, *arguments: str, fast: bool = False) -> Run:
+    """A run against the lab; ``fast`` takes the accelerator."""
+    environment = (accelerated() if fast else dict(os.environ)) | {
+        "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+        "ANSIBLE_FORCE_COLOR": "false",
+        "PATH": f"{BIN}:{os.environ['PATH']}",
+    }
+    command = [str(BIN / "ansible-playbook"), "-i", env_name, "-i", "lab", *arguments]
+    run, lines = Run(time.time()), []
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    try:
+        with log.open("w", buffering=1) as out:
+            out.write(f"{' '.join(command)}\n")
+            for line in process.stdout:
+                out.write(f"{time.time() - run.began:7.1f} {line}")
+                lines.append(line)
+                if line.startswith("PLAY ["):
+                    run.plays.append((time.time(), line[6 : line.rindex("]")]))
+                if time.time() - run.began > MOST_SECONDS:
+                    process.terminate()
+        run.code = process.wait()
+    except KeyboardInterrupt:
+        # Ansible has got the signal too, and ends what it is at.
+        process.wait(120)
+        raise
+    run.ended, run.output = time.time(), "".join(lines)
+    return run
+
+
+def sentence(output: str) -> str:
+    """Why a run failed, as it said it, without the log lines after it."""
+    found = re.findall(r"^\s*(?:msg|fail_msg): (?:[|>]-?\n\s*)?(.+(?:\n(?!\s*\w+:).+)*)", output, re.MULTILINE)
+    errors = re.findall(r"^\[ERROR\]: (.+)", output, re.MULTILINE)
+    said = (found or errors or [""])[-1]
+    return re.split(r"The last of its logs|\n\n", said)[0].replace("\n", " ").strip(" '\"")
+
+
+# What a play of that name is about.
+PARTS = (
+    ("checking", r"^Check the inventory"),
+    ("building", r"^Build"),
+    ("preparing", r"^Prepare|^Install|^Migrate"),
+    ("rolling", r"^Compare|^Roll"),
+    ("crawling", r"crawl|links"),
+)
+
+
+def shares(run: Run, events: list[dict]) -> dict[str, float]:
+    """The seconds of a run by what they were spent on; those of a roll are in the hosts' journals."""
+    moments = [*(moment for moment, _ in run.plays), run.ended]
+    found: dict[str, float] = {"starting Ansible": moments[0] - run.began}
+    for (began, name), ended in zip(run.plays, moments[1:], strict=True):
+        part = next((part for part, pattern in PARTS if re.search(pattern, name)), "the rest")
+        found[part] = found.get(part, 0.0) + ended - began
+    on_hosts = roll_seconds(events)
+    rolling = found.pop("rolling", 0.0)
+    return {**found, **on_hosts, "Ansible between the hosts": max(0.0, rolling - sum(on_hosts.values()))}
+
+
+# From a step of a roll to the next one: what that time is.
+STEPS = {
+    ("begun", "drained"): "draining",
+    ("drained", "stopped"): "ending requests in flight",
+    ("stopped", "started"): "restarting",
+    ("started", "ready"): "restarting",
+    ("ready", "canary"): "giving back",
+    ("canary", "restored"): "watching the canary",
+    ("ready", "restored"): "giving back",
+}
+
+
+def roll_seconds(events: list[dict]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    last: dict[str, dict] = {}
+    for event in events:
+        before = last.get(event["host"])
+        if before and (part := STEPS.get((before["what"], event["what"]))):
+            found[part] = found.get(part, 0.0) + event["at"] - before["at"]
+        if event["what"].partition(":")[0] in {"begun", "drained", "stopped", "started", "ready", "canary", "restored"}:
+            last[event["host"]] = event
+    return found
+
+
+def back_seconds(events: list[dict]) -> float | None:
+    """From the failed check to the moment at which the host serves what it had before."""
+    for number, event in enumerate(events):
+        if event["what"].startswith("back: "):
+            for later in events[number:]:
+                if later["host"] == event["host"] and later["what"] == "restored":
+                    return later["at"] - event["at"]
+            return float("inf")
+    return None
