@@ -319,5 +319,6 @@ def test_a_bad_release_is_told_in_a_sentence_with_the_lines_that_tell_why():
         "The last of its logs:",
         "ImportError: no",
     ]
+    assert deploys.told_of_a_bad_release({"changed": True}, "web1", ["--canary"]) == ""
     assert "stays drained" in deploys.told_of_a_bad_release(result | {"back": False}, "web1", [])
     assert "No other host" not in deploys.told_of_a_bad_release(result, "web2", [])

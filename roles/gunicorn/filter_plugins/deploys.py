@@ -20,7 +20,9 @@ def canary(reasons: dict[str, list[str]]) -> str:
 
 
 def told_of_a_bad_release(result: dict, host: str, options: list[str]) -> str:
-    """What to say of a roll that failed its checks: the sentence, and the log lines that tell why."""
+    """What to say of a roll that failed its checks: the sentence, and the log lines that tell why; nothing of another."""
+    if "failed" not in result:
+        return ""
     outcome = (
         "it went back to what ran before"
         if result["back"]
