@@ -19,7 +19,12 @@ def run(scenarios: list[str]) -> int:
     environment = os.environ | {"TRESTLE_LAB": "test"}
     try:
         engine.ensure()
-        for program, package in (("chromium", "chromium"), ("nft", "nftables"), ("visudo", "sudo")):
+        for program, package in (
+            ("chromium", "chromium"),
+            ("nft", "nftables"),
+            ("visudo", "sudo"),
+            ("psql", "postgresql"),
+        ):
             debian.ensure(program, package)
         check_memory(ENVIRONMENT_OF_SCENARIO[scenarios[0]])
     except (engine.EngineError, containers.LabError, debian.InstallError) as error:

@@ -64,6 +64,7 @@ FORMATS: dict[str, tuple[Callable, str]] = {
     "router id": (between(1, 255), "a number from 1 to 255"),
     "module": (like(MODULE), "a Python module, as in shop.settings"),
     "WSGI module": (like(rf"{MODULE}(:[A-Za-z_]\w*)?"), "module or module:attribute"),
+    "migration": (like(r"[A-Za-z_]\w*\.\w+"), "app.migration, as in news.0007_drop_title"),
     "requirement": (parsed(Requirement), "a requirement, as in name==1.0"),
     "Debian package": (like(r"[a-z0-9][a-z0-9+.-]+"), "the name of a Debian package"),
     "URL": (like(r"(https?://\S+)?"), "an address that begins with https://"),

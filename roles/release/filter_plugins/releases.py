@@ -6,10 +6,15 @@ from pathlib import PurePath
 
 
 def to_migrate(releases: list[dict], sites: list[dict]) -> list[dict]:
-    """``{site, release, after}`` of each Django release."""
-    after = {site["name"]: site["after_migrate"] for site in sites}
+    """``{site, release, after, allow}`` of each Django release."""
+    named = {site["name"]: site for site in sites}
     return [
-        {"site": r["site"], "release": r["id"], "after": after[r["site"]]}
+        {
+            "site": r["site"],
+            "release": r["id"],
+            "after": named[r["site"]]["after_migrate"],
+            "allow": named[r["site"]]["allow_unsafe_migrations"],
+        }
         for r in releases
         if r["app_type"] == "django"
     ]
