@@ -17,7 +17,7 @@ from tests.drills import deploy, ledger, picture, report, runs, versions
 from tests.drills.load import Load, Target
 
 FAST = {"page": 60, "static": 20, "write": 10, "upload": 10}
-PAGE = b"<html><body>A page.</body></html>"
+PAGE = b'<html><link href="/static/a.css"><body>A page.</body></html>'
 
 
 class Site(ThreadingHTTPServer):
@@ -77,7 +77,7 @@ def site(request):
 
 def visit(site: Site, tmp_path, rate=200, seconds=1.5, mix=None) -> tuple[Load, list[dict]]:
     port = site.server_address[1]
-    target = Target("127.0.0.1", "localhost", None, ["/"], ["/s.css"], ["/p.png"], {}, "token", port)
+    target = Target("127.0.0.1", "localhost", None, ["/"], ["/p.png"], {}, "token", port)
     load = Load(
         target, rate, ledger.Ledger(tmp_path / "l.jsonl.gz"), "test", seconds, mix or {"page": 80, "static": 20}
     )
@@ -95,6 +95,7 @@ def test_every_request_is_in_the_ledger_and_the_load_stops_by_itself(site, tmp_p
     assert {record["host"] for record in records} == {"web1", "web2", "web3"}
     assert {record["kind"] for record in records} == set(FAST)
     assert load.client.opened < len(records) / 3, "connections are kept"
+    assert {record["path"] for record in records if record["kind"] == "static"} <= {"/", "/static/a.css"}
 
 
 @pytest.mark.parametrize("site", [({("GET", 50): "cut", ("GET", 100): "error"},)], indirect=True)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import requests
 
 from tests.behaviour.pictures import picture
-from tests.drills.client import BadAnswer, Client
+from tests.drills.client import Answer, BadAnswer, Client
 from tests.drills.ledger import Ledger, Tally
 
 # Of a hundred requests. A page that is slow holds a thread of gunicorn for SLOW_SECONDS.
@@ -26,9 +26,12 @@ UPLOAD_BYTES = 64 * 1024
 # An attempt that takes longer has failed: the load balancers give up after 30 s.
 PATIENCE_SECONDS = 35
 MOST_IN_FLIGHT = 500
+# So long may a page stay open before the browser asks for a file that it names.
+OPEN_SECONDS = 90
 # Who comes for the first time connects anew.
 NEW_VISITORS = 0.05
 REPEATABLE = ("GET", "HEAD")
+STATIC = re.compile(rb'(?:href|src)="(/static/[^"]+)"')
 BOUNDARY = "a-story-of-the-drill"
 NOISE = random.Random(4).randbytes(UPLOAD_BYTES)
 
@@ -41,7 +44,6 @@ class Target:
     name: str
     context: ssl.SSLContext | None
     pages: list[str]
-    statics: list[str]
     pictures: list[str]
     editor: dict[str, str] = field(default_factory=dict)
     csrf_token: str = ""
@@ -77,7 +79,6 @@ def visit(session: requests.Session, address: str, domain: str, ca_file: str, pa
         domain,
         ssl.create_default_context(cafile=ca_file),
         pages=["/", "/", "/about/", "/login/", *stories],
-        statics=sorted(set(re.findall(r'(?:href|src)="(/static/[^"]+)"', front))),
         pictures=sorted(set(re.findall(r'src="(/media/[^"]+)"', front)) - {""}),
         editor={"Cookie": cookies, "Referer": f"{url}/stories/add/"},
         csrf_token=token_of(form.text),
@@ -116,6 +117,8 @@ class Load(threading.Thread):
         self.tally = Tally()
         self.total = self.failed = self.first_failures = 0
         self.news: deque[tuple[str, bytes]] = deque(maxlen=20)
+        # The static files that pages named, and when one last did.
+        self.named: dict[str, float] = {}
         self.processor_seconds = self.ran_seconds = 0.0
         self.problem: Exception | None = None
         self._stop_asked = threading.Event()
@@ -178,7 +181,10 @@ class Load(threading.Thread):
                 path, token = self.dice.choice(self.news)
                 return Request(kind, "GET", path, holds=token)
             return Request(kind, "GET", self.dice.choice(self.target.pages), holds=b"</html>")
-        return Request(kind, "GET", self.dice.choice(getattr(self.target, f"{kind}s")))
+        if kind == "static":
+            self.named = {path: at for path, at in self.named.items() if time.monotonic() - at < OPEN_SECONDS}
+            return Request(kind, "GET", self.dice.choice([*self.named] or ["/"]))
+        return Request(kind, "GET", self.dice.choice(self.target.pictures))
 
     def make_story(self, kind: str, token: str) -> Request:
         content = content_of(kind, token)
@@ -192,6 +198,13 @@ class Load(threading.Thread):
         headers = self.target.editor | {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
         body = multipart(fields, f"{token}.png", content)
         return Request(kind, "POST", "/stories/add/", headers, body, token)
+
+    def learn(self, request: Request, answer: Answer) -> None:
+        """What visitors go to next: the files that a page names, and the story that was just written."""
+        if request.kind == "page":
+            self.named |= dict.fromkeys((path.decode() for path in STATIC.findall(answer.body)), time.monotonic())
+        elif request.token:
+            self.news.append((answer.headers["location"], request.token.encode()))
 
     async def serve(self, number: int, due: float, tally: Tally) -> None:
         loop = asyncio.get_running_loop()
@@ -229,12 +242,13 @@ class Load(threading.Thread):
             record["id"] = answer.headers.get("x-request-id", "")
         if request.token:
             record["token"] = request.token
-            if not failed:
-                self.news.append((answer.headers["location"], request.token.encode()))
+
         if problems:
             # A POST has no second attempt: its failure counts once.
             record |= {"first": problems[0]} if request.method in REPEATABLE else {}
             record |= {"error": problems[-1]} if failed else {}
+        if not failed:
+            self.learn(request, answer)
         self.ledger.add(record)
         self.total += 1
         self.failed += failed
@@ -242,7 +256,7 @@ class Load(threading.Thread):
         tally.add(record)
 
 
-def wrong(request: Request, answer) -> str:
+def wrong(request: Request, answer: Answer) -> str:
     """What is wrong with an answer, or nothing."""
     wanted = 302 if request.method == "POST" else 200
     if answer.status != wanted:

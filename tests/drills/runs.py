@@ -75,7 +75,7 @@ def sentence(output: str) -> str:
 
 # What a play of that name is about.
 PARTS = (
-    ("checking", r"^Check the inventory"),
+    ("checking", r"^Check the inventory|^Refuse|^Let the next run"),
     ("building", r"^Build"),
     ("preparing", r"^Prepare|^Install|^Migrate"),
     ("rolling", r"^Compare|^Roll"),
