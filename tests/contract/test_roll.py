@@ -288,6 +288,13 @@ def test_one_that_dies_meanwhile_holds_nothing_up_for_ever(pool, tmp_path):
     assert 1.9 < time.time() - begun < 3
 
 
+def test_where_nobody_was_noted_it_takes_the_time_that_a_question_may_take(pool, roll, tmp_path, monkeypatch):
+    monkeypatch.setattr(roll, "ASKING_SECONDS", 1)
+    begun = time.time()
+    pool[0].change(tmp_path / "flag", True)
+    assert 1 <= time.time() - begun < 2
+
+
 def test_a_flag_that_is_as_it_should_be_is_nothing_to_wait_for(pool, tmp_path):
     pool, _, questions = pool
     (questions / "192.0.2.1").touch()

@@ -40,11 +40,14 @@ def output(*command: str) -> str:
 class Supervisor:
     """supervisor, by its own interface: nothing here waits longer than it says."""
 
-    def __init__(self):
+    @property
+    def rpc(self):
+        """A new connection each time: it may have been restarted meanwhile."""
         from supervisor.xmlrpc import SupervisorTransport
 
-        transport = SupervisorTransport(None, None, SUPERVISOR_SOCKET)
-        self.rpc = xmlrpc.client.ServerProxy("http://localhost", transport).supervisor
+        return xmlrpc.client.ServerProxy(
+            "http://localhost", SupervisorTransport(None, None, SUPERVISOR_SOCKET)
+        ).supervisor
 
     def processes(self, group: str | None = None) -> list[dict]:
         try:
