@@ -269,6 +269,40 @@ def test_a_restart_that_no_journal_tells_of_is_seen(tmp_path):
     assert done["problems"] == ["touched web2"]
 
 
+CANARY_SAYS = """
+[ERROR]: Task failed: Action failed: web1: newsroom answers 3 of 9 requests with an error
+fatal: [web1]: FAILED! =>
+    changed: false
+    msg: |-
+        web1: newsroom answers 3 of 9 requests with an error: it went back. No other host was touched.
+        The last of its logs:
+        a line: with a colon
+
+        another
+
+NO MORE HOSTS LEFT *****
+"""
+BUILD_SAYS = """
+fatal: [web1 -> build]: FAILED! =>
+    changed: true
+    msg: non-zero return code
+    stderr: |-
+        ERROR: many words
+        build-artifact: no package has that name.
+    stderr_lines: <omitted>
+
+PLAY RECAP ****
+"""
+
+
+def test_of_what_a_failed_run_says_the_sentence_is_kept():
+    wanted = "web1: newsroom answers 3 of 9 requests with an error: it went back."
+    assert runs.sentence(CANARY_SAYS) == f"{wanted} No other host was touched."
+    assert runs.sentence(BUILD_SAYS) == "build-artifact: no package has that name."
+    assert runs.sentence("[ERROR]: The lock is held.\nmore\n") == "The lock is held."
+    assert runs.sentence("nothing of that kind") == ""
+
+
 def test_the_seconds_of_a_run_are_shared_out():
     run = runs.Run(0, 60, 0, "", [(2, "Check the inventory"), (5, "Build it"), (15, "Prepare"), (25, "Roll them")])
     told = [event for n, host in enumerate(HOSTS) for event in events(host, 26 + 10 * n, *GOOD)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from html import escape
 
-WIDTH, LEFT, RIGHT, TOP, PLOT, LANE = 960, 56, 24, 74, 190, 26
+WIDTH, LEFT, RIGHT, TOP, PLOT, LANE = 960, 56, 24, 92, 190, 26
 COLOURS = {"light": ["#2f6f9f", "#4c9a8a", "#c08a2e", "#b9b4a8"], "dark": ["#6aa9d8", "#74c3b1", "#e0b15c", "#6d6a63"]}
 MEDIA = "media hosts"
 MOST_BINS = 440
@@ -113,11 +113,11 @@ def draw(title: str, subtitle: str, records: list[dict], events: list[dict], beg
     for record in records:
         if record.get("error") and began <= record["ended"] <= ended:
             parts.append(f'<rect class="failed" x="{x(record["ended"]) - 1}" y="{TOP - 12}" width="3" height="12"/>')
-    parts.append(f'<text class="faint" x="{LEFT}" y="{TOP - 8}">good answers a second</text>')
+    parts.append(f'<text class="faint" x="{LEFT}" y="{TOP - 20}">good answers a second</text>')
     at = LEFT + 170
     for name, colour in layers:
-        parts.append(f'<rect class="{colour}" x="{at}" y="{TOP - 18}" width="11" height="11" rx="2"/>')
-        parts.append(f'<text x="{at + 16}" y="{TOP - 8}">{escape(name)}</text>')
+        parts.append(f'<rect class="{colour}" x="{at}" y="{TOP - 30}" width="11" height="11" rx="2"/>')
+        parts.append(f'<text x="{at + 16}" y="{TOP - 20}">{escape(name)}</text>')
         at += 34 + 7 * len(name)
     parts += lanes(hosts, spans(events, ended), x, bottom + 30, right)
     for event in events:

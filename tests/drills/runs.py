@@ -6,9 +6,13 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import yaml
 
 from lab.demo import accelerated
 
@@ -66,11 +70,16 @@ def play(env_name: str, log: Path, *arguments: str, fast: bool = False) -> Run:
 
 
 def sentence(output: str) -> str:
-    """Why a run failed, as it said it, without the log lines after it."""
-    found = re.findall(r"^\s*(?:msg|fail_msg): (?:[|>]-?\n\s*)?(.+(?:\n(?!\s*\w+:).+)*)", output, re.MULTILINE)
+    """Why a run failed, as it said it first, without the log lines that follow."""
+    for block in re.findall(r"^(?:fatal|failed): \[.*=> *\n((?:[ \t].*\n|\n)+)", output, re.MULTILINE):
+        with suppress(yaml.YAMLError):
+            told = yaml.safe_load(textwrap.dedent(block))
+            text = str(told.get("msg") or "")
+            if text == "non-zero return code":
+                text = (str(told.get("stderr") or told.get("stdout") or "").splitlines() or [text])[-1]
+            return " ".join(text.partition("The last of its logs:")[0].split())
     errors = re.findall(r"^\[ERROR\]: (.+)", output, re.MULTILINE)
-    said = (found or errors or [""])[-1]
-    return re.split(r"The last of its logs|\n\n", said)[0].replace("\n", " ").strip(" '\"")
+    return errors[0] if errors else ""
 
 
 # What a play of that name is about.
