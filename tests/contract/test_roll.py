@@ -288,7 +288,8 @@ def test_one_that_dies_meanwhile_holds_nothing_up_for_ever(pool, tmp_path):
     assert 1.9 < time.time() - begun < 3
 
 
-def test_where_nobody_was_noted_it_takes_the_time_that_a_question_may_take(pool, roll, tmp_path, monkeypatch):
+def test_where_nobody_was_noted_it_takes_the_time_that_a_question_may_take(pool, roll, gunicorn, tmp_path, monkeypatch):
+    gunicorn.answers["/health/live"] = counted(0, 0)
     monkeypatch.setattr(roll, "ASKING_SECONDS", 1)
     begun = time.time()
     pool[0].change(tmp_path / "flag", True)

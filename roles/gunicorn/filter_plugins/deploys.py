@@ -20,7 +20,7 @@ def canary(reasons: dict[str, list[str]]) -> str:
 
 
 def told_of_a_bad_release(result: dict, host: str, options: list[str]) -> str:
-    """What to say of a roll that failed its checks: the sentence, and the log lines that tell why; nothing of another."""
+    """What to say of a failed roll: the sentence, and the log lines that tell why; nothing of a good one."""
     if "failed" not in result:
         return ""
     outcome = (
