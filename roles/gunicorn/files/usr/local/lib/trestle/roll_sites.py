@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import importlib.machinery
 import importlib.util
@@ -55,19 +56,17 @@ class Supervisor:
         except (OSError, xmlrpc.client.Error):
             return []
 
-    def stop(self, group: str, seconds: float | None = None) -> None:
-        """As its programs want to be stopped; with ``seconds``, what is there after them is killed."""
-        if not self.processes(group):
-            return
-        self.rpc.stopProcessGroup(group, seconds is None)
-        deadline = time.monotonic() + (seconds or 0)
-        while running := [entry for entry in self.processes(group) if entry["pid"]]:
+    def stop(self, groups: list[str], seconds: float | None = None) -> None:
+        """All at once, as their programs want to be stopped; with ``seconds``, what is there after them is killed."""
+        groups = [group for group in groups if self.processes(group)]
+        for group in groups:
+            self.rpc.stopProcessGroup(group, False)
+        deadline = time.monotonic() + seconds if seconds else float("inf")
+        while running := [entry for group in groups for entry in self.processes(group) if entry["pid"]]:
             if time.monotonic() > deadline:
                 for entry in running:
-                    try:
+                    with contextlib.suppress(ProcessLookupError):
                         os.killpg(entry["pid"], signal.SIGKILL)
-                    except ProcessLookupError:
-                        continue
             time.sleep(0.05)
 
     def start(self, group: str) -> None:
