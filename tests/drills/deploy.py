@@ -242,6 +242,8 @@ class Drill:
                 for step in left:
                     demo.step(f"{step.kind}: {step.name}", lambda step=step: self.take(step))
                 demo.step("compare what was written with what is there", self.end)
+            elif number == 0 and self.requests() >= wanted:
+                self.say(f"all of it was done: REQUESTS=... goes on, and without {self.folder} it begins anew")
             number += 1
 
     def requests(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import textwrap
@@ -48,7 +49,14 @@ def play(env_name: str, log: Path, *arguments: str, fast: bool = False) -> Run:
     command = [str(BIN / "ansible-playbook"), "-i", env_name, "-i", "lab", *arguments]
     run, lines = Run(time.time()), []
     process = subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        # A Ctrl-C is told to it once, by us.
+        start_new_session=True,
     )
     try:
         with log.open("w", buffering=1) as out:
@@ -62,7 +70,7 @@ def play(env_name: str, log: Path, *arguments: str, fast: bool = False) -> Run:
                     process.terminate()
         run.code = process.wait()
     except KeyboardInterrupt:
-        # Ansible has got the signal too, and ends what it is at.
+        process.send_signal(signal.SIGINT)
         process.wait(120)
         raise
     run.ended, run.output = time.time(), "".join(lines)
