@@ -185,7 +185,8 @@ SAFE = [
     operation(
         "anything_to_a_new_model",
         "CreateModel('Draft', [('id', AutoField(primary_key=True)), ('text', TextField())]),"
-        "AddField('draft', 'of', ManyToManyField('Tag')), AddField('draft', 'title', TextField(default='')), RenameField('draft', 'text', 'body'),"
+        "AddField('draft', 'of', ManyToManyField('Tag')), AddField('draft', 'title', TextField(default='')),"
+        "RenameField('draft', 'text', 'body'),"
         "AlterField('draft', 'id', BigAutoField(primary_key=True)), AlterModelTable('draft', 'drafts'),"
         "AddIndex('draft', Index(fields=['title'], name='draft_title')), RemoveField('draft', 'of'),"
         "RunSQL('CREATE INDEX draft_body ON drafts (body)'), RenameModel('Draft', 'Sketch')",
