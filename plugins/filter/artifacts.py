@@ -1,4 +1,7 @@
-"""A store of artifacts: KEY-ID.tar is what was built for a key, ID-CONFIGURATION.tar.gz its static files."""
+"""A store of artifacts: KEY-ID.tar is what was built for a key, ID-CONFIGURATION.tar.gz its static files.
+
+A release that was chosen earlier is known by its ``id``, any other by its ``key``.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,8 @@ def in_store(releases: list[dict], store: str) -> list[dict]:
 
 
 def _found(release: dict, store: Path) -> dict[str, str]:
-    artifact = next((str(path) for path in sorted(store.glob(f"{release['key']}-*.tar"))), "")
-    release_id = Path(artifact).stem.rpartition("-")[2]
+    artifact = next((str(path) for path in sorted(store.glob(_artifact(release)))), "")
+    release_id = release.get("id") or Path(artifact).stem.rpartition("-")[2]
     static = store / f"{release_id}-{release['configuration']}.tar.gz"
     return {
         "id": release_id,
@@ -22,10 +25,14 @@ def _found(release: dict, store: Path) -> dict[str, str]:
     }
 
 
+def _artifact(release: dict) -> str:
+    return f"*-{release['id']}.tar" if release.get("id") else f"{release['key']}-*.tar"
+
+
 def store_patterns(releases: list[dict]) -> list[str]:
     """What to look for in other stores."""
-    wanted = [f"{r['key']}-*.tar" for r in releases if not r["artifact"]]
-    wanted += [f"*-{r['configuration']}.tar.gz" for r in releases if not r["static"]]
+    wanted = [_artifact(release) for release in releases if not release["artifact"]]
+    wanted += [f"{r.get('id') or '*'}-{r['configuration']}.tar.gz" for r in releases if not r["static"]]
     return sorted(set(wanted))
 
 

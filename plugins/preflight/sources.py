@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from ansible.errors import AnsibleFilterError
 from packaging.requirements import Requirement
 
+from plugins.filter.history import versions_wanted
 from plugins.preflight.inventory import ROOT, Inventory
 
 KINDS = ("path", "git", "pypi")
@@ -22,17 +24,29 @@ COMMIT = re.compile(r"[0-9a-f]{7,40}")
 
 
 def check(inventory: Inventory) -> Iterator[str]:
-    sites = inventory.common.value("sites")
+    sites, version = inventory.common.value("sites"), inventory.common.value("release_version")
+    try:
+        wanted = versions_wanted(
+            [{"name": name, **sites[name]} for name in sorted(sites)], version, inventory.common.value("site")
+        )
+    except AnsibleFilterError as error:
+        yield f"-e release_version={version}: {error.message}"
+        return
     # Tags that build nothing must work while a repository is away.
     asks = {"all", "build", "release", "gunicorn"} & {*inventory.common.raw.get("ansible_run_tags", ["all"])}
     with ThreadPoolExecutor() as pool:
-        answers = pool.map(lambda name: [*wrong(sites[name]["source"], bool(asks))], sites)
+        answers = pool.map(lambda name: [*wrong(sites[name]["source"], bool(asks), wanted.get(name))], sites)
         for name, found in zip(sites, answers, strict=True):
             for key, text in found:
-                yield inventory.common.problem(("sites", name, "source", *key), PASSWORD.sub("//", text))
+                said = PASSWORD.sub("//", text)
+                if name in wanted and key == ("version",):
+                    yield f"-e: release_version {said}"
+                else:
+                    yield inventory.common.problem(("sites", name, "source", *key), said)
 
 
-def wrong(source: dict, asks: bool) -> Iterator[tuple[tuple, str]]:
+def wrong(source: dict, asks: bool, wanted: str | None = None) -> Iterator[tuple[tuple, str]]:
+    """``wanted`` is a version that was asked for instead of the source's own."""
     kinds = [kind for kind in KINDS if source.get(kind)]
     if len(kinds) != 1:
         yield (), f"names {' and '.join(kinds) or 'none'} of {', '.join(KINDS)}: name one."
@@ -44,6 +58,11 @@ def wrong(source: dict, asks: bool) -> Iterator[tuple[tuple, str]]:
     if kind == "path":
         if not (ROOT / source["path"]).is_dir():
             yield (kind,), f"names {source['path']}, and there is no such folder: correct it."
+        elif wanted and not in_work_tree(ROOT / source["path"], wanted):
+            yield (
+                ("version",),
+                f"is {wanted}, and {source['path']} is in no git work tree with that version: correct it.",
+            )
     elif kind == "pypi":
         requirement = Requirement(source["pypi"])
         if not requirement.url and [part.operator for part in requirement.specifier] not in (["=="], ["==="]):
@@ -54,7 +73,13 @@ def wrong(source: dict, asks: bool) -> Iterator[tuple[tuple, str]]:
             "is not a private key: write its text, from -----BEGIN to END-----, encrypted with ansible-vault.",
         )
     elif asks:
-        yield from repository(str(source["git"]), str(source.get("version", "HEAD")), source.get("deploy_key"))
+        version = wanted or str(source.get("version", "HEAD"))
+        yield from repository(str(source["git"]), version, source.get("deploy_key"))
+
+
+def in_work_tree(folder: Path, version: str) -> bool:
+    command = ["git", "-c", "safe.directory=*", "-C", folder, "cat-file", "-e", f"{version}:./"]
+    return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True).returncode == 0
 
 
 def repository(url: str, version: str, deploy_key: str | None) -> Iterator[tuple[tuple, str]]:

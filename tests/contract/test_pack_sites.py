@@ -52,7 +52,9 @@ def repository(project):
 def pack(tmp_path):
     """pack(source, **site keys): the release of one site and the names in its archive."""
 
-    def run(source: dict, dirty: bool = False, builder: str = "1", **keys) -> tuple[dict, list[str]]:
+    def run(
+        source: dict, dirty: bool = False, builder: str = "1", wanted: str = "", pin: dict | None = None, **keys
+    ) -> tuple[dict, list[str]]:
         action = pack_sites.ActionModule.__new__(pack_sites.ActionModule)
         action.builder, action.programs = builder, "programs"
         arguments = {
@@ -63,8 +65,12 @@ def pack(tmp_path):
             "django_packages": ["psycopg"],
             "tools": {},
             "dirty": dirty,
+            "versions": {"blog": wanted} if wanted else {},
+            "pins": {"blog": pin} if pin else {},
         }
         release = action.release(DEFAULTS | {"name": "blog", "source": source, "secret_key": "s"} | keys, arguments)
+        if not release["job"]:
+            return release, []
         with tarfile.open(Path(release["job"]) / "source.tar") as tar:
             return release, tar.getnames()
 
@@ -131,6 +137,52 @@ def test_a_version_or_folder_that_is_not_there_is_named(pack, repository):
         pack({"git": url, "folder": "backend"})
     with pytest.raises(AnsibleActionFail, match=r"sites.blog.source.path: there is no folder"):
         pack({"path": "nowhere"})
+
+
+def test_a_version_that_is_asked_for_is_packed_instead_of_the_inventory_s(pack, repository):
+    first = pack({"path": "project"})[0]
+    assert not first["chosen"]
+    (repository / "blog/settings.py").write_text("DEBUG = False\n")
+    git(repository, "commit", "-qam", "Second")
+    second = pack({"path": "project"})[0]
+    commit = git(repository, "rev-parse", "v1").strip()
+    # In a work tree with changes, which is not looked at.
+    (repository / "manage.py").write_text("half done")
+    asked, names = pack({"path": "project"}, wanted="v1")
+    assert asked["key"] == first["key"] != second["key"] and names == ["blog/settings.py", "manage.py"]
+    assert asked["version"] == f"v1 ({commit[:10]})" and asked["chosen"]
+    assert pack({"path": "project"}, wanted=commit[:7])[0]["version"] == commit[:10]
+    assert pack({"path": "project/blog"}, wanted="v1")[1] == ["settings.py"]
+    url = f"file://{repository}"
+    assert pack({"git": url, "version": "main"}, wanted="v1")[0]["key"] == first["key"]
+    package = pack({"pypi": "blog[s3]==1.0"}, wanted="2.0")[0]
+    assert package["key"] == pack({"pypi": "blog[s3]==2.0"})[0]["key"] and package["version"] == "blog[s3]==2.0"
+
+
+def test_a_version_that_is_asked_for_and_not_there_is_named(pack, repository, tmp_path):
+    with pytest.raises(AnsibleActionFail, match=r"sites.blog.source.path: .*project is in no git work tree .* v9"):
+        pack({"path": "project"}, wanted="v9")
+    (tmp_path / "plain").mkdir()
+    with pytest.raises(AnsibleActionFail, match=r"sites.blog.source.path: .*plain is in no git work tree .* v1"):
+        pack({"path": "plain"}, wanted="v1")
+    with pytest.raises(AnsibleActionFail, match=r"sites.blog.source.version: .* has no version v9"):
+        pack({"git": f"file://{repository}"}, wanted="v9")
+    with pytest.raises(AnsibleActionFail, match=r"sites.blog.source.pypi: newest is no version"):
+        pack({"pypi": "blog==1"}, wanted="newest")
+
+
+def test_of_a_site_that_stays_on_its_release_nothing_is_packed(pack, project, tmp_path):
+    packed = pack({"path": "project"})[0]
+    (project / "manage.py").unlink()
+    stays = pack({"path": "nowhere"}, pin={"id": "abc", "version": "v1"})[0]
+    assert (stays["id"], stays["version"], stays["chosen"]) == ("abc", "v1", True)
+    assert stays["configuration"] == packed["configuration"], "a configuration that is known is not checked again"
+    store = tmp_path / "store"
+    store.mkdir()
+    assert store_patterns(in_store([stays], str(store))) == ["*-abc.tar", f"abc-{stays['configuration']}.tar.gz"]
+    (store / "key-abc.tar").touch()
+    (found,) = in_store([stays], str(store))
+    assert found["artifact"].endswith("key-abc.tar") and found["folder"] == "/srv/blog/releases/abc"
 
 
 def test_what_an_artifact_is_made_from_decides_over_its_key(pack, project):

@@ -726,6 +726,24 @@ def test_a_version_that_is_not_in_the_repository_is_named(copy, repository):
     ]
 
 
+def test_a_version_that_is_asked_for_is_checked_instead(copy, repository):
+    copy.set("sites/newsroom/source", {"git": repository, "version": "gone"})
+    copy.extra |= {"site": "newsroom", "release_version": "v1"}
+    assert copy.problems() == []
+    copy.extra["release_version"] = "v9"
+    assert copy.problems() == [f"-e: release_version is v9, and {repository} has no such branch or tag: correct it."]
+    copy.extra["site"] = ""
+    assert copy.problems() == [
+        "-e release_version=v9: This could mean gazette or newsroom: say which with -e site=gazette."
+    ]
+    copy.set("sites/newsroom/source", {"path": "examples/newsroom"})
+    assert copy.problems() == [
+        "-e: release_version is v9, and examples/newsroom is in no git work tree with that version: correct it."
+    ]
+    copy.extra["release_version"] = "HEAD"
+    assert copy.problems() == []
+
+
 def test_a_repository_that_is_not_there_is_named(copy, repository):
     copy.set("sites/newsroom/source", {"git": f"{repository}x"})
     (problem,) = copy.problems()

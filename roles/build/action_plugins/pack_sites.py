@@ -9,14 +9,20 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import tarfile
 import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
+from packaging.requirements import Requirement
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
+DAY = 24 * 60 * 60
 # What is no part of a project, wherever it lies in it; in a git work tree, git knows.
 LEFT_OUT = [".git", "__pycache__", "*.pyc", ".venv", "venv", "node_modules", "db.sqlite3", ".pytest_cache", ".DS_Store"]
 # What of a site decides over its artifact, and what over nothing that is checked before a deploy.
@@ -96,6 +102,8 @@ class Source:
 
     def __init__(self, site: dict, arguments: dict):
         self.where, self.source, self.arguments = f"sites.{site['name']}.source", site["source"], arguments
+        # Asked for instead of what the inventory names.
+        self.wanted = arguments["versions"].get(site["name"], "")
         self.requirement = self.version = ""
         read = {"path": self.folder, "git": self.repository, "pypi": self.package}
         kinds = [kind for kind in read if kind in self.source]
@@ -107,6 +115,8 @@ class Source:
         folder = Path(self.arguments["repository"]) / self.source["path"]
         if not folder.is_dir():
             raise AnsibleActionFail(f"{self.where}.path: there is no folder {folder}.")
+        if self.wanted:
+            return self.folder_at(folder)
         try:
             tracked = git("-C", str(folder), "ls-files", "-z", "--cached", "--others", "--exclude-standard")
         except AnsibleActionFail:
@@ -122,9 +132,34 @@ class Source:
         self.version = git("-C", str(folder), "log", "-1", "--format=%h", "--", ".").strip() + "+" * bool(changes)
         return pack({folder: [folder / name for name in tracked.split("\0") if name]})
 
+    def folder_at(self, folder: Path) -> bytes:
+        """A folder as it was in one version of its work tree, which itself is not looked at."""
+        try:
+            commit = git("-C", str(folder), "rev-parse", "--verify", "--quiet", f"{self.wanted}^{{commit}}").strip()
+            with self.checkout(folder, commit) as project:
+                self.name_version(commit, self.wanted)
+                return pack({project: [path for path in project.rglob("*") if path.is_symlink() or path.is_file()]})
+        except AnsibleActionFail as error:
+            said = f"{self.where}.path: {folder} is in no git work tree that has it in a version {self.wanted}."
+            raise AnsibleActionFail(said) from error
+
+    @staticmethod
+    @contextlib.contextmanager
+    def checkout(where: Path, commit: str) -> Iterator[Path]:
+        """A folder of a work tree, or a whole repository, as it was in a commit."""
+        with tempfile.TemporaryDirectory() as temporary:
+            archive, project = Path(temporary) / "archive.tar", Path(temporary) / "project"
+            git("-C", str(where), "archive", "--format=tar", f"--output={archive}", commit)
+            with tarfile.open(archive) as tar:
+                tar.extractall(project, filter="tar")
+            yield project
+
+    def name_version(self, commit: str, wanted: str) -> None:
+        self.version = commit[:10] if wanted == "HEAD" or commit.startswith(wanted) else f"{wanted} ({commit[:10]})"
+
     def repository(self) -> bytes:
         """One version of a git repository, of which a clone is kept."""
-        url, wanted = str(self.source["git"]), str(self.source.get("version", "HEAD"))
+        url, wanted = str(self.source["git"]), self.wanted or str(self.source.get("version", "HEAD"))
         key = self.source.get("deploy_key")
         clone = Path(self.arguments["cache"]) / "git" / digest(url)[:12]
         if not clone.exists():
@@ -132,16 +167,13 @@ class Source:
             git("clone", "--quiet", "--mirror", url, str(clone), key=key)
         elif not self.has(clone, wanted):
             git("-C", str(clone), "fetch", "--quiet", "--prune", "--tags", "origin", "+refs/*:refs/*", key=key)
+        os.utime(clone)
         try:
             commit = git("-C", str(clone), "rev-parse", "--verify", "--quiet", f"{wanted}^{{commit}}").strip()
         except AnsibleActionFail as error:
             raise AnsibleActionFail(f"{self.where}.version: {url} has no version {wanted}.") from error
-        self.version = commit[:10] if wanted in ("HEAD", commit) else f"{wanted} ({commit[:10]})"
-        with tempfile.TemporaryDirectory() as temporary:
-            archive, project = Path(temporary) / "archive.tar", Path(temporary) / "project"
-            git("-C", str(clone), "archive", "--format=tar", f"--output={archive}", commit)
-            with tarfile.open(archive) as tar:
-                tar.extractall(project, filter="tar")
+        self.name_version(commit, wanted)
+        with self.checkout(clone, commit) as project:
             folder = project / self.source.get("folder", ".")
             if not folder.is_dir():
                 raise AnsibleActionFail(f"{self.where}.folder: {url} has no folder {self.source['folder']}.")
@@ -157,7 +189,13 @@ class Source:
         return False
 
     def package(self) -> bytes:
-        self.requirement = self.version = str(self.source["pypi"])
+        requirement = Requirement(str(self.source["pypi"]))
+        if self.wanted:
+            try:
+                requirement.specifier = SpecifierSet(f"=={self.wanted}")
+            except InvalidSpecifier as error:
+                raise AnsibleActionFail(f"{self.where}.pypi: {self.wanted} is no version of a package.") from error
+        self.requirement = self.version = str(requirement) if self.wanted else str(self.source["pypi"])
         return pack({})
 
 
@@ -167,6 +205,25 @@ def write(path: Path, content: bytes, mode: int = 0o644) -> None:
     unfinished.touch(mode=mode)
     unfinished.write_bytes(content)
     unfinished.rename(path)
+
+
+def pack_folders(folders: list[str]) -> bytes:
+    return pack({folder: files_of(folder) for folder in map(Path, folders)})
+
+
+def tidy(cache: Path, releases: list[dict], days: int) -> None:
+    """Remove the artifacts, jobs and clones that no run wanted for so many days."""
+    for release in releases:
+        wanted = [f"{release['key']}-*.tar" if release["key"] else f"*-{release['id']}.tar"]
+        for pattern in [*wanted, f"*-{release['configuration']}.tar.gz"]:
+            for path in (cache / "artifacts").glob(pattern):
+                os.utime(path)
+    for path in cache.glob("*/*"):
+        if path.parent.name in ("artifacts", "jobs", "git") and path.stat().st_mtime < time.time() - days * DAY:
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
 
 class ActionModule(ActionBase):
@@ -181,25 +238,46 @@ class ActionModule(ActionBase):
                 "sites": required | {"type": "list", "elements": "dict"},
                 "repository": required | {"type": "path"},
                 "cache": required | {"type": "path"},
-                "programs": required | {"type": "list", "elements": "path"},
+                "programs": required | {"type": "dict"},
+                "cache_days": {"type": "int", "default": 30},
                 "builder": required | {"type": "path"},
                 "python": required | {"type": "str"},
                 "python_packages": required | {"type": "list", "elements": "str"},
                 "django_packages": required | {"type": "list", "elements": "str"},
                 "tools": required | {"type": "dict"},
+                "versions": {"type": "dict", "default": {}},
+                "pins": {"type": "dict", "default": {}},
                 "dirty": {"type": "bool", "default": False},
             }
         )
-        programs = pack({folder: files_of(folder) for folder in map(Path, arguments["programs"])})
-        self.programs = hashlib.sha256(programs).hexdigest()
+        archives = {name: pack_folders(folders) for name, folders in arguments["programs"].items()}
+        self.programs = hashlib.sha256(archives["build"]).hexdigest()
         self.builder = hashlib.sha256(Path(arguments["builder"]).read_bytes()).hexdigest()
-        archive = Path(arguments["cache"]) / "jobs/programs.tar"
-        archive.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write(archive, programs)
+        cache = Path(arguments["cache"])
+        (cache / "jobs").mkdir(parents=True, exist_ok=True, mode=0o700)
+        for name, archive in archives.items():
+            write(cache / f"jobs/{name}.tar", archive)
         releases = [self.release(site, arguments) for site in arguments["sites"]]
-        return result | {"changed": False, "programs": str(archive), "releases": releases}
+        tidy(cache, releases, arguments["cache_days"])
+        programs = {name: str(cache / f"jobs/{name}.tar") for name in archives}
+        return result | {"changed": False, "programs": programs, "releases": releases}
 
     def release(self, site: dict, arguments: dict) -> dict:
+        checked = {name: value for name, value in site.items() if name not in NOT_CHECKED}
+        release = {
+            "site": site["name"],
+            "app_type": site["app_type"],
+            "configuration": digest(checked, self.programs)[:10],
+            # Whether it was chosen, so that it stays whatever the inventory names.
+            "chosen": site["name"] in arguments["versions"] | arguments["pins"],
+        }
+        if site["name"] in arguments["pins"]:
+            pin = arguments["pins"][site["name"]]
+            return release | {"version": pin["version"], "id": pin["id"], "key": "", "job": ""}
+        return release | self.job(site, arguments)
+
+    def job(self, site: dict, arguments: dict) -> dict:
+        """The version, key and job folder of what is to be built where nobody has it."""
         source = Source(site, arguments)
         django = site["app_type"] == "django"
         job = {key: site[key] for key in ["index_url", "extra_index_urls", *BUILT_FROM]} | {
@@ -213,16 +291,8 @@ class ActionModule(ActionBase):
         # Where the packages come from is no part of what they are, and may hold a password.
         decides = {key: job[key] for key in [*BUILT_FROM, "requirement", "default_packages", "tools"]}
         key = digest(content, decides, arguments["python"], self.builder)[:16]
-        checked = {name: value for name, value in site.items() if name not in NOT_CHECKED}
         folder = Path(arguments["cache"]) / "jobs" / key
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         write(folder / "source.tar", source.content)
         write(folder / "job.json", json.dumps(job).encode(), 0o600)
-        return {
-            "site": site["name"],
-            "app_type": site["app_type"],
-            "version": source.version,
-            "key": key,
-            "configuration": digest(checked, self.programs)[:10],
-            "job": str(folder),
-        }
+        return {"version": source.version, "key": key, "job": str(folder)}

@@ -22,10 +22,15 @@ options:
     type: path
     required: true
   programs:
-    description: Folders of what the build host is to have under its root; another version of it checks anew.
-    type: list
-    elements: path
+    description:
+      - Folders of what hosts are to have under their roots, each list packed as one archive.
+      - Those of C(build) are what the build host has; another version of them checks anew.
+    type: dict
     required: true
+  cache_days:
+    description: Days after which artifacts, jobs and clones in the cache that no run wanted are removed.
+    type: int
+    default: 30
   builder:
     description: The program that builds; another version of it builds anew.
     type: path
@@ -48,6 +53,14 @@ options:
     description: The requirements of each tool that reads a lock file.
     type: dict
     required: true
+  versions:
+    description: The version of a site's source that is wanted instead of the one in C(sites), by the site's name.
+    type: dict
+    default: {}
+  pins:
+    description: Releases of sites whose source is not packed, with C(id) and C(version), by the site's name.
+    type: dict
+    default: {}
   dirty:
     description: Whether a folder may have changes that are not committed.
     type: bool
@@ -61,7 +74,7 @@ EXAMPLES = """
     sites: "{{ site_list }}"
     repository: /path/of/the/repository
     cache: /path/of/the/repository/.cache
-    programs: [/path/of/the/repository/roles/build/files]
+    programs: {build: [/path/of/the/repository/roles/build/files]}
     builder: /path/of/the/repository/roles/build/files/usr/local/lib/trestle/build-artifact
     python: "3.13"
     python_packages: [gunicorn]
@@ -71,11 +84,13 @@ EXAMPLES = """
 
 RETURN = """
 programs:
-  description: The archive of C(programs).
-  type: str
+  description: The archive of each of C(programs).
+  type: dict
   returned: always
 releases:
-  description: One C({site, app_type, version, key, configuration, job}) for each site.
+  description: >-
+    One C({site, app_type, version, key, configuration, chosen, job}) for each site; of a pinned one with C(id), and
+    without C(key).
   type: list
   returned: always
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tarfile
 from pathlib import PurePath
 
 
@@ -20,19 +21,55 @@ def to_migrate(releases: list[dict], sites: list[dict]) -> list[dict]:
     ]
 
 
-def static_missing(releases: list[dict], results: list[dict]) -> list[dict]:
+def static_digest(release: dict, told: dict[str, dict]) -> str:
+    """Which static files a release has: said by its archive, or by the hosts that have it; "" where nobody knows."""
+    if release["static"]:
+        with tarfile.open(release["static"]) as tar:
+            marks = [tar.extractfile(member).read().decode() for member in tar if member.name.startswith(".release-")]
+        return marks[-1]
+    sites = [host["sites"].get(release["site"], {}).get("releases", {}) for host in told.values()]
+    return next((site[release["id"]]["static"][-1] for site in sites if site.get(release["id"], {}).get("static")), "")
+
+
+def static_there(result: dict, site: str) -> set[str]:
+    """The digests of a site's static files that find met on a media host."""
+    paths = (PurePath(file["path"]) for file in result.get("files", []))
+    return {path.name.removeprefix(".static-") for path in paths if str(path.parent) == static_folder(site)}
+
+
+def static_missing(releases: list[dict], told: dict[str, dict], results: list[dict]) -> list[dict]:
     """``{host, site, archive, folder}`` for each media host (``results`` of find) without a release's files."""
-    missing = []
-    for result in results:
-        found = {file["path"] for file in result.get("files", [])}
-        for release in releases:
-            folder = static_folder(release["site"])
-            mark = PurePath(release["static"]).name.removesuffix(".tar.gz")
-            if f"{folder}/.release-{mark}" not in found:
-                missing.append(
-                    {"host": result["item"], "site": release["site"], "archive": release["static"], "folder": folder}
+    digests = {release["site"]: static_digest(release, told) for release in releases}
+    return [
+        {
+            "host": result["item"],
+            "site": release["site"],
+            "archive": release["static"],
+            "folder": static_folder(release["site"]),
+        }
+        for result in results
+        for release in releases
+        if release["static"] and digests[release["site"]] not in static_there(result, release["site"])
+    ]
+
+
+def static_stale(releases: list[dict], told: dict[str, dict], results: list[dict], web: list[str]) -> list[dict]:
+    """``{host, site, keep, folder}`` for each media host that has static files of a release that nobody has any more.
+
+    None while a web host cannot be asked, or has a release of which it is not known which files it names.
+    """
+    stale = []
+    for release in releases if told.keys() >= set(web) else []:
+        site = release["site"]
+        states = [host["sites"].get(site, {}).get("releases", {}) for host in told.values()]
+        keep = {static_digest(release, told)}
+        keep |= {digest for state in states for one in state.values() for digest in one["static"] or [""]}
+        for result in results:
+            if "" not in keep and static_there(result, site) - keep:
+                stale.append(
+                    {"host": result["item"], "site": site, "keep": sorted(keep), "folder": static_folder(site)}
                 )
-    return missing
+    return stale
 
 
 def static_folder(site: str) -> str:
@@ -57,6 +94,7 @@ class FilterModule:
         return {
             "to_migrate": to_migrate,
             "static_missing": static_missing,
+            "static_stale": static_stale,
             "static_folder": static_folder,
             "check_options": check_options,
         }

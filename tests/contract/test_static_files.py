@@ -1,0 +1,135 @@
+"""Static files: packed with marks, shipped where they are not yet, removed with the last release that names them."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import tarfile
+from pathlib import Path
+
+import programs
+import pytest
+from environments import ROOT
+
+check_release = programs.load("release", "check-release")
+static_prune = programs.load("media", "static-prune")
+spec = importlib.util.spec_from_file_location("of_release", ROOT / "roles/release/filter_plugins/releases.py")
+filters = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(filters)
+
+
+@pytest.fixture
+def packed(tmp_path):
+    """packed(id, **contents): the archive of a release's static files."""
+
+    def run(release: str, **files: str) -> Path:
+        folder = tmp_path / f"collected-{release}"
+        (folder / "css").mkdir(parents=True)
+        for name, content in files.items():
+            (folder / "css" / f"{name}.css").write_text(content)
+        archive = tmp_path / f"{release}-c0ffee.tar.gz"
+        check_release.pack(folder, archive)
+        return archive
+
+    return run
+
+
+class Media:
+    """A media host's folder of one site, and what find says of it."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        folder.mkdir()
+
+    def ship(self, archive: Path) -> None:
+        with tarfile.open(archive) as tar:
+            tar.extractall(self.folder, filter="tar")
+
+    def found(self, name: str = "media1") -> dict:
+        marks = [mark.name for mark in self.folder.glob(".static-*")]
+        return {"item": name, "files": [{"path": f"/srv/media/blog/static/{mark}"} for mark in marks]}
+
+    def files(self) -> set[str]:
+        return {path.name for path in self.folder.rglob("*.css")}
+
+
+@pytest.fixture
+def media(tmp_path):
+    return Media(tmp_path / "media")
+
+
+def release(archive: Path | str, name: str) -> dict:
+    return {"site": "blog", "id": name, "static": str(archive)}
+
+
+def told(**digests: list[str]) -> dict:
+    """One web host with these releases."""
+    return {"web1": {"sites": {"blog": {"releases": {name: {"static": found} for name, found in digests.items()}}}}}
+
+
+def digest(archive: Path) -> str:
+    return filters.static_digest(release(archive, ""), {})
+
+
+def test_the_same_files_have_the_same_digest_and_the_mark_comes_last(packed):
+    first, second, other = packed("a", x="1"), packed("b", x="1"), packed("c", x="2")
+    assert digest(first) == digest(second) != digest(other)
+    with tarfile.open(first) as tar:
+        names = tar.getnames()
+    assert names[-2:] == [f".static-{digest(first)}", ".release-a-c0ffee"] and "css/x.css" in names
+
+
+def test_what_a_media_host_has_is_not_shipped_again(packed, media):
+    first, same, other = packed("a", x="1"), packed("b", x="1"), packed("c", x="2")
+    missing = filters.static_missing([release(first, "a")], {}, [media.found()])
+    assert missing == [
+        {"host": "media1", "site": "blog", "archive": str(first), "folder": "/srv/media/blog/static"},
+    ]
+    media.ship(first)
+    assert not filters.static_missing([release(same, "b")], {}, [media.found()])
+    assert filters.static_missing([release(other, "c")], {}, [media.found()])
+    another_site = {"item": "media1", "files": [{"path": f"/srv/media/shop/static/.static-{digest(first)}"}]}
+    assert filters.static_missing([release(first, "a")], {}, [another_site]), "another site's are not this one's"
+
+
+def test_files_go_with_the_last_release_that_names_them(packed, media):
+    archives = {"a": packed("a", shared="s", old="1"), "b": packed("b", shared="s", new="2")}
+    for archive in archives.values():
+        media.ship(archive)
+    digests = {name: digest(archive) for name, archive in archives.items()}
+    deployed = [release(archives["b"], "b")]
+    both = told(**{name: [found] for name, found in digests.items()})
+    assert not filters.static_stale(deployed, both, [media.found()], ["web1"])
+    (stale,) = filters.static_stale(deployed, told(b=[digests["b"]]), [media.found()], ["web1"])
+    assert stale["keep"] == [digests["b"]] and stale["host"] == "media1"
+    assert static_prune.prune(media.folder, stale["keep"]) > 0
+    assert media.files() == {"shared.css", "new.css"}
+    assert not filters.static_stale(deployed, told(b=[digests["b"]]), [media.found()], ["web1"])
+    assert static_prune.prune(media.folder, stale["keep"]) == 0, "what stays, stays"
+
+
+def test_nothing_is_removed_while_it_is_not_known_what_may_run(packed, media):
+    first, second = packed("a", x="1"), packed("b", x="2")
+    media.ship(first)
+    deployed, known = [release(second, "b")], told(b=[digest(second)])
+    assert filters.static_stale(deployed, known, [media.found()], ["web1"])
+    assert not filters.static_stale(deployed, known, [media.found()], ["web1", "web2"]), "web2 is down"
+    assert not filters.static_stale(deployed, told(old=[]), [media.found()], ["web1"]), "of an earlier kind"
+    assert not filters.static_stale(deployed, told(old=[""]), [media.found()], ["web1"])
+
+
+def test_a_release_that_was_not_fetched_is_known_by_what_the_hosts_say(packed, media):
+    media.ship(packed("a", x="1"))
+    (mark,) = media.folder.glob(".static-*")
+    there = told(a=[mark.name.removeprefix(".static-")])
+    assert not filters.static_missing([release("", "a")], there, [media.found()])
+    assert not filters.static_stale([release("", "a")], there, [media.found()], ["web1"])
+
+
+def test_an_empty_folder_goes_with_its_files(media):
+    (media.folder / "a/b").mkdir(parents=True)
+    (media.folder / "a/b/x.css").touch()
+    (media.folder / "y.css").touch()
+    (media.folder / ".static-d").write_text("y.css\n")
+    assert static_prune.prune(media.folder, ["d", "of-another-host"]) == 1
+    assert sorted(os.listdir(media.folder)) == [".static-d", "y.css"]
