@@ -166,7 +166,9 @@ class Judge:
             self.fault(LOCKED)
 
     def add_field(self, model, field):
-        if self.is_new(model):
+        if field.many_to_many and field.remote_field.through._meta.auto_created:
+            self.create_model(field.remote_field.through)
+        if field.many_to_many or self.is_new(model):
             return
         with self.asked_of_the_library():
             super().add_field(model, field)
