@@ -221,6 +221,8 @@ class Lab:
             memswap_limit=f"{memory_mb}m",
             shm_size="256m" if "db" in tiers else "64m",
             sysctls={"net.ipv6.conf.all.disable_ipv6": "0"},
+            # A host that reboots comes back; one that the engine stops or kills is down.
+            restart_policy={"Name": "on-failure"},
         )
         made = api.create_container(
             image,
