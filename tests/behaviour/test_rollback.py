@@ -1,4 +1,4 @@
-"""Versions of a git repository are deployed, gone back from, kept and left again, with nothing built on the way back."""
+"""Versions of a git repository are deployed, gone back from, kept and left; nothing is built on the way back."""
 
 from __future__ import annotations
 
