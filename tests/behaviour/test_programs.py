@@ -19,7 +19,7 @@ from test_web import environment, sites
 WEB = hosts_of("web")
 SITE = sites()[0]
 ONCE = f"{SITE}-tidy"
-DECLARED = f"/srv/{SITE}/etc/programs.json"
+DECLARED = f"/srv/{SITE}/configuration/programs.json"
 TAKES_OVER_SECONDS = 20
 
 
@@ -78,6 +78,8 @@ def test_a_process_above_its_limit_is_replaced_and_the_journal_says_so(host):
         return "RUNNING" in status and f"pid {before}," not in status
 
     assert replaced(until(15, lambda: web.run(running).stdout, replaced)), states(host)
+    # It may have read the changed file.
+    web.check_output(f"supervisorctl restart {SITE}:{ONCE}")
     roll = web.run(f"/usr/local/lib/trestle/site-roll status {SITE}").stdout
     assert roll == "", "a program that was replaced is no reason to roll"
 
