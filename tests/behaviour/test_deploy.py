@@ -23,14 +23,22 @@ def drilled(lab, tmp_path_factory) -> dict[str, dict]:
     folder = tmp_path_factory.mktemp("drill")
     drill = Drill(lab, folder, RATE)
     good, bad = (
-        f"@{drill.versions.write_sites(ENV, version, folder / f'{version}.yml')}"
-        for version in (drill.versions.good(1), drill.versions.bad(BAD))
+        (
+            DEPLOY,
+            "-e",
+            f"@{drill.versions.write_sites(ENV, folder)}",
+            "-e",
+            "site=newsroom",
+            "-e",
+            f"release_version={tag}",
+        )
+        for tag in (drill.versions.good(1), drill.versions.bad(BAD))
     )
     drill.begin(USUAL)
     found = {}
     try:
-        found["good"] = drill.take(Step("deploy", "a good release", "", (DEPLOY, "-e", good)))
-        found["bad"] = drill.take(Step("bad", BAD, "", (DEPLOY, "-e", bad)))
+        found["good"] = drill.take(Step("deploy", "a good release", "", good))
+        found["bad"] = drill.take(Step("bad", BAD, "", bad))
     finally:
         # The tests that follow know the environment's own release.
         found["back"] = drill.take(Step("deploy", "the environment's own", "", (DEPLOY,)))

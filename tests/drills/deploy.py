@@ -49,22 +49,22 @@ class Step:
 def round_of(number: int, versions: Versions, env_name: str, folder: Path) -> Iterator[Step]:
     """Ten deploys, two rollbacks, a patch and eight bad releases; every second deploy is accelerated."""
 
-    def sites(version: str) -> str:
-        return f"@{versions.write_sites(env_name, version, folder / f'sites-{version}.yml')}"
+    common = ("-e", f"@{versions.write_sites(env_name, folder)}", "-e", f"site={SITE}")
+
+    def deploy(version: str) -> tuple[str, ...]:
+        return ("playbooks/deploy.yml", *common, "-e", f"release_version={version}")
 
     version = "begin"
-    for deploy in range(1, 11):
-        version = versions.good(10 * number + deploy)
-        arguments = ("playbooks/deploy.yml", "-e", sites(version))
-        yield Step("deploy", f"deploy {version}", version, arguments, number, deploy % 2 == 0)
-        if deploy % 5 == 0:
+    for count in range(1, 11):
+        version = versions.good(10 * number + count)
+        yield Step("deploy", f"deploy {version}", version, deploy(version), number, count % 2 == 0)
+        if count % 5 == 0:
             # The release before, and forward again with the next deploy.
-            arguments = ("playbooks/rollback.yml", "-e", sites(version))
-            yield Step("rollback", f"rollback from {version}", version, arguments, number)
-    yield Step("patch", "patch", version, ("playbooks/patch.yml", "-e", sites(version)), number)
+            yield Step("rollback", f"rollback from {version}", version, ("playbooks/rollback.yml", *common), number)
+    yield Step("patch", "patch", version, ("playbooks/patch.yml", *common[:2]), number)
     for name in BAD:
         bad = versions.bad(name)
-        yield Step("bad", name, bad, ("playbooks/deploy.yml", "-e", sites(bad)), number)
+        yield Step("bad", name, bad, deploy(bad), number)
 
 
 class Drill:
@@ -218,9 +218,18 @@ class Drill:
 
     def base(self, version: str) -> None:
         """The site as the drill deploys it: its configuration, and a version that has the slow pages."""
-        sites = self.versions.write_sites(self.lab.env_name, version, self.folder / f"sites-{version}.yml")
-        tags = ("--tags", "release,gunicorn")
-        run = play(self.lab.env_name, self.folder / "base.log", "site.yml", *tags, "-e", f"@{sites}", fast=True)
+        sites = self.versions.write_sites(self.lab.env_name, self.folder)
+        options = (
+            "--tags",
+            "release,gunicorn",
+            "-e",
+            f"@{sites}",
+            "-e",
+            f"site={SITE}",
+            "-e",
+            f"release_version={version}",
+        )
+        run = play(self.lab.env_name, self.folder / "base.log", "site.yml", *options, fast=True)
         if run.code:
             raise containers.LabError(f"The drill's site cannot be deployed: {sentence(run.output)}")
 

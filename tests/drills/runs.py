@@ -94,9 +94,9 @@ def sentence(output: str) -> str:
 PARTS = (
     ("checking", r"^Check the inventory|^Refuse|^Let the next run"),
     ("building", r"^Build"),
-    ("preparing", r"^Prepare|^Install|^Migrate"),
+    ("preparing", r"^Prepare|^Have the release"),
     ("rolling", r"^Compare|^Roll"),
-    ("crawling", r"crawl|links"),
+    ("crawling", r"^Look at the sites"),
 )
 
 

@@ -167,19 +167,20 @@ class Versions:
     def bad(self, name: str) -> str:
         return self.make(slug(name), f"Bad: {name}", BAD[name])
 
-    def sites(self, env_name: str, version: str) -> dict:
-        """The environment's sites, with this version of one of them in the place of its own source."""
+    def sites(self, env_name: str) -> dict:
+        """The environment's sites, one of them from this repository; which version is for each run to say."""
         sites = sites_of(env_name)
         programs = [dict(program) for program in sites[SITE].get("programs", [{"name": "gunicorn"}])]
         for program in programs:
             if program["name"] == "gunicorn":
                 program["memory_limit"] = MEMORY_LIMIT
-        source = {"git": str(self.folder), "version": version}
+        source = {"git": str(self.folder), "version": "begin"}
         return sites | {SITE: sites[SITE] | {"source": source, "programs": programs}}
 
-    def write_sites(self, env_name: str, version: str, path: Path) -> Path:
-        """Extra variables for a run that deploys this version."""
-        path.write_text(yaml.safe_dump({"sites": self.sites(env_name, version)}, sort_keys=False))
+    def write_sites(self, env_name: str, folder: Path) -> Path:
+        """Extra variables for the drill's runs."""
+        path = folder / "sites.yml"
+        path.write_text(yaml.safe_dump({"sites": self.sites(env_name)}, sort_keys=False))
         return path
 
 
