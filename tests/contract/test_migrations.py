@@ -328,8 +328,13 @@ class Site:
         monkeypatch.setattr(self.program, "SITE_RUN", str(folder / "site-run"))
         self.options = {"check": False, "wait": 0.5, "lock_timeout": 0.4, "attempts": 3, "pause": 0.2}
 
-    def has(self, name, operations="", head="", atomic=True):
+    def has(self, name, operations="", head="", atomic=True, third=""):
         write(self.project, name, head, operations, atomic)
+        if third:
+            (self.project / f"cases/{name}/0003_third.py").write_text(
+                f"{HEAD}\nclass Migration(migrations.Migration):\n    dependencies = [('news', '0002_case')]\n"
+                f"    operations = [{third}]\n"
+            )
         path = os.pathsep.join(map(str, [self.project, LIBRARY]))
         (self.folder / "site-run").write_text(
             f"#!/bin/sh\nshift 3\nexport PYTHONPATH={path} DJANGO_SETTINGS_MODULE=settings PYTHONDONTWRITEBYTECODE=1\n"
@@ -425,9 +430,25 @@ def test_a_refusal_comes_before_anything_is_applied(site, database, capfd):
 
 
 def test_an_empty_database_is_refused_nothing(tmp_path, project, database, monkeypatch, capfd):
-    site = Site(tmp_path, project, database.name, monkeypatch).has("first", "RemoveField('story', 'slug')")
+    site = Site(tmp_path, project, database.name, monkeypatch).has("first", f"{UNJUDGED}, RemoveField('story', 'slug')")
     assert site.migrate() == 0
     assert "slug" not in columns(database())
+
+
+UNJUDGED = 'RunSQL("CREATE TYPE mood AS ENUM (); ALTER TYPE mood RENAME TO humour")'
+
+
+def test_the_first_migrations_of_a_database_are_finished_as_they_were_begun(
+    tmp_path, project, database, monkeypatch, capfd
+):
+    site = Site(tmp_path, project, database.name, monkeypatch).has("first_fails", f"{UNJUDGED}, RunSQL('oops')")
+    assert site.migrate() == 1
+    site.has("first_again", UNJUDGED)
+    assert site.migrate() == 0
+    assert database().execute("SELECT obj_description(to_regclass('django_migrations'))").fetchone() == (None,)
+    site.has("then", UNJUDGED, third="RemoveField('story', 'slug')")
+    assert site.migrate() == 1
+    assert "news.0003_third is refused" in capfd.readouterr().err
 
 
 def test_a_migration_gets_through_when_the_lock_is_free_and_nobody_waited_longer_than_for_it(site, database):
@@ -564,3 +585,49 @@ def test_a_database_that_another_run_migrates_is_waited_for(site, database, capf
     assert "another run is migrating it" in capfd.readouterr().err
     other.execute("SELECT pg_advisory_unlock_all()")
     assert site.migrate() == 0
+
+
+def test_a_column_that_the_running_release_no_longer_knows_is_dropped_without_a_word(site, database, capfd):
+    gone = "SeparateDatabaseAndState(state_operations=[RemoveField('story', 'slug'), DeleteModel('Tag')])"
+    site.has("first_step", f"RemoveField('story', 'tags'), {gone}")
+    assert site.migrate("news.0002_case") == 0
+    dropped = "RunSQL('ALTER TABLE news_story DROP COLUMN slug; DROP TABLE news_tag')"
+    site.has("second_step", f"RemoveField('story', 'tags'), {gone}", third=dropped)
+    assert site.migrate() == 0, capfd.readouterr().err
+    assert "slug" not in columns(database())
+
+
+def test_a_package_s_migration_is_judged_too(site, database, capfd):
+    """Nobody can change it, but somebody can name it."""
+    (site.project / "settings.py").write_text(
+        (site.project / "settings.py").read_text() + "INSTALLED_APPS += os.environ.get('MORE', '').split()\n"
+    )
+    package = site.project / "bought/migrations"
+    package.mkdir(parents=True)
+    for folder in (package, package.parent):
+        (folder / "__init__.py").touch()
+    (package / "0001_initial.py").write_text(
+        f"{HEAD}\nclass Migration(migrations.Migration):\n    dependencies = [('news', '0001_base')]\n"
+        "    operations = [CreateModel('Bill', [('id', AutoField(primary_key=True))]), "
+        "RunSQL('ALTER TABLE news_tag ALTER name TYPE text')]\n"
+    )
+    run = site.folder / "site-run"
+    run.write_text(run.read_text().replace("exec ", "export MORE=bought\nexec "))
+    assert site.migrate() == 1
+    assert "bought.0001_initial is refused (Raw SQL operation): the table is written anew" in capfd.readouterr().err
+    assert site.migrate("bought.0001_initial") == 0
+
+
+def test_an_index_waits_for_old_transactions_longer_than_for_a_lock_since_nobody_queues_behind_it(
+    site, database, capfd
+):
+    site.has("patient_index", "AddIndex('story', Index(fields=['published'], name='by_date'))")
+    holder = database()
+    holder.execute("BEGIN; UPDATE news_story SET views = 1")
+    release = threading.Timer(4, holder.execute, ["COMMIT"])
+    release.start()
+    with Visitors(database()) as visitors:
+        assert site.migrate(attempts=40) == 0
+    release.join()
+    assert "tries left" not in capfd.readouterr().out
+    assert visitors.slowest < 0.4

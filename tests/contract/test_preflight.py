@@ -342,6 +342,11 @@ CASES = [
         f"{site('secret_key')} is a sample's value: delete it, and one is derived.",
     ),
     ("sites/newsroom/pages", "pages", f"{site('pages')} names pages, and there is no such folder: correct it."),
+    (
+        "sites/newsroom/allow_unsafe_migrations",
+        ["0007_drop_title"],
+        f"{site('allow_unsafe_migrations[0]')} is '0007_drop_title': write app.migration, as in news.0007_drop_title.",
+    ),
     ("sites/newsroom/after_migrate", [{"seed": 1}], f"{site('after_migrate[0]')} is a mapping: write text, in quotes."),
     (
         "sites/newsroom/makemigrations_check",

@@ -13,6 +13,7 @@ from contextlib import nullcontext
 
 LOCK_NOT_HAD = ("55P03", "40P01")  # a timeout, a deadlock
 TOO_LONG = "57014"
+FIRST = "first-migrations"
 
 
 class MigrationError(Exception):
@@ -71,7 +72,8 @@ class Work:
 
     def run(self):
         plan = self.plan_when_free()
-        self.is_new = not self.executor.loader.applied_migrations
+        # Nobody uses a database that is empty, or whose first migrations were cut short.
+        self.is_new = not self.executor.loader.applied_migrations or self.noted()[0] == FIRST
         if plan and self.is_postgresql and not self.is_new:
             self.judge(plan)
         for migration, _ in plan:
@@ -144,17 +146,35 @@ class Work:
         from django.db import OperationalError
 
         patience = nullcontext()
-        # An empty database has nobody who could be kept waiting.
-        if self.is_postgresql and not self.is_new:
+        if self.is_new:
+            self.executor.recorder.ensure_schema()
+            self.note(FIRST)
+        elif self.is_postgresql:
             migrate.MigrationExecutor = piecewise(self)
             patience = self.connection.execute_wrapper(self.statement_wrapper)
         try:
             with patience:
                 call_command("migrate", interactive=False, verbosity=1)
+                self.note("")
         except OperationalError as error:
             if (code := sqlstate(error)) not in (*LOCK_NOT_HAD, TOO_LONG):
                 raise
             raise MigrationError(self.gave_up(code)) from error
+
+    def note(self, text):
+        """How far the migrations have come: a comment on Django's own table, for a run after one cut short."""
+        if self.is_postgresql:
+            with self.connection.cursor() as cursor:
+                cursor.execute(f"COMMENT ON TABLE django_migrations IS '{text}'")
+
+    def noted(self):
+        """The migration that was begun, and how many of its operations were done."""
+        if not self.is_postgresql:
+            return "", 0
+        with self.connection.cursor() as cursor:
+            cursor.execute("/*NO LOAD BALANCE*/ SELECT obj_description(to_regclass('django_migrations'))")
+            begun, _, done = (cursor.fetchone()[0] or "").partition(" ")
+        return begun, int(done) if done.isdigit() else 0
 
     def gave_up(self, code):
         seconds, attempts = self.job["lock_timeout"], self.job["attempts"]
@@ -210,10 +230,7 @@ def sqlstate(error):
 
 
 def piecewise(work):
-    """An executor under which each statement stands alone, so that no lock is held while the next one is waited for.
-
-    How far a migration has come is a comment on Django's own table: a run that was cut short is finished by the next.
-    """
+    """An executor under which each statement stands alone, so that no lock is held while the next one is waited for."""
     from django.contrib.postgres.operations import AddConstraintNotValid
     from django.db import transaction
     from django.db.migrations import RunPython, RunSQL
@@ -225,17 +242,6 @@ def piecewise(work):
 
     warnings.simplefilter("ignore", UnsafeOperationWarning)  # they were judged, or allowed
     connection, plain = work.connection, work.connection.SchemaEditorClass
-    table = connection.ops.quote_name("django_migrations")
-
-    def note(text):
-        with connection.cursor() as cursor:
-            cursor.execute(f"COMMENT ON TABLE {table} IS {text}")
-
-    def noted():
-        with connection.cursor() as cursor:
-            cursor.execute("/*NO LOAD BALANCE*/ SELECT obj_description(to_regclass('django_migrations'))")
-            begun, _, done = (cursor.fetchone()[0] or "").partition(" ")
-        return begun, int(done) if done.isdigit() else 0
 
     class Editor(DatabaseSchemaEditorMixin, plain):
         def __init__(self, *args, **kwargs):
@@ -278,22 +284,20 @@ def piecewise(work):
                 editor.sql_create_check = plain.sql_create_check
             self.operation.database_forwards(app_label, editor, before, after)
             vars(editor).pop("sql_create_check", None)
-            note(f"'{work.migration} {self.number}'")
+            work.note(f"{work.migration} {self.number}")
 
     class Executor(MigrationExecutor):
         def apply_migration(self, state, migration, **options):
             work.migration = str(migration)
-            begun, done = noted()
+            begun, done = work.noted()
             work.resumed = begun == work.migration
             work.done = done if work.resumed else 0
             if not work.resumed:
-                note(f"'{work.migration} 0'")
+                work.note(work.migration)
             migration.operations = [
                 Step(each, migration, number) for number, each in enumerate(migration.operations, 1)
             ]
-            state = super().apply_migration(state, migration, **options)
-            note("NULL")
-            return state
+            return super().apply_migration(state, migration, **options)
 
     connection.SchemaEditorClass = Editor
     return Executor
