@@ -139,3 +139,9 @@ def test_every_target_of_the_makefile_says_what_it_does():
     shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, timeout=20)
     assert shown.returncode == 0, shown.stderr
     assert not [name for name in wanted if name not in shown.stdout]
+
+
+def test_what_begins_as_a_program_can_be_run():
+    """An archive of a role's files keeps their modes."""
+    programs = [path for path in tracked("roles/*/files/usr/local/*") if path.read_bytes().startswith(b"#!")]
+    assert programs and not [str(path.relative_to(ROOT)) for path in programs if not path.stat().st_mode & 0o100]
