@@ -233,6 +233,12 @@ class Drill:
         if run.code:
             raise containers.LabError(f"The drill's site cannot be deployed: {sentence(run.output)}")
 
+    def leave(self) -> None:
+        """The site as the environment has it."""
+        run = play(self.lab.env_name, self.folder / "leave.log", "site.yml", "--tags", "release,gunicorn", fast=True)
+        if run.code:
+            self.say(f"the environment's own release is not back: {sentence(run.output)}")
+
     def run(self, wanted: int, kinds: list[str]) -> None:
         """Rounds, until so many requests were made; the first one is finished in any case."""
         if "open" in self.state:
@@ -298,6 +304,8 @@ def main() -> int:
     except (containers.LabError, engine.EngineError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     finished = False
     try:
         drill.run(wanted, kinds)
@@ -310,8 +318,8 @@ def main() -> int:
         drill.end()
     report.write(drill.state, drill.folder, ROOT / "docs", list(drill.hosts.web))
     drill.say("docs/drills.md is written")
-    if made and finished:
-        lab.down(drill.say)
+    if finished:
+        demo.step("clean up", lambda: lab.down(demo.say) if made else drill.leave())
     return 0 if finished and drill.good() else 1
 
 
