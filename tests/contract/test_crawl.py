@@ -10,6 +10,7 @@ import threading
 import time
 
 import pytest
+from environments import REAL, environment, resolve_offline
 from programs import ROLES
 
 from tools import secrets
@@ -205,3 +206,17 @@ def test_all_sites_are_read_at_once_and_each_fault_is_its_site_s(shop):
     status, _, err = crawl(shop, sites=sites)
     assert status == 1
     assert [line.split(":")[0] for line in err.splitlines()] == ["one", "two"]
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_a_host_is_told_the_floating_address_the_authority_and_every_site(name):
+    here = environment(name)
+    host, play = here.hosts_with("release")[0]
+    job = here.templar(here.role_vars("release", host, play)).template(here.expression("__release_crawl"))
+    floating = here.value(host, "lb_vip")
+    first = here.value(host, "tier_members.lb[0].address")
+    assert job["address"] == (resolve_offline(floating) if floating else first)
+    assert job["ca"].startswith("-----BEGIN") == (here.value(host, "certificates_source") == "ca")
+    assert (job["pages"], job["seconds"]) == (30, 20)
+    assert {site["name"] for site in job["sites"]} == set(here.value(host, "sites"))
+    assert all(site.keys() == {"name", "domains"} for site in job["sites"])
