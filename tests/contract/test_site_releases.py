@@ -158,8 +158,10 @@ def test_what_was_current_again_is_newer_than_its_folder(site):
         rolled(site, release, when)
     rolled(site, "a", 10, kind="rollback")
     rolled(site, "d", 11)
+    finished(site, "e", 12)
+    rolled(site, "e", 12)
     site.prune(3)
-    assert there(site) == {"a", "c", "d"}
+    assert there(site) == {"a", "d", "e"}
 
 
 def test_neither_what_is_installed_nor_what_a_process_still_runs_is_removed(site, monkeypatch):
