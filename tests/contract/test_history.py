@@ -110,7 +110,7 @@ def test_a_rollback_goes_to_the_release_before():
 
 def test_after_a_roll_that_did_not_end_it_goes_to_what_ran_before_it():
     first = host(line("a", 1), line("b", 2), there="abc", current="c", switched=9)
-    assert back({"web1": first, "web2": host(line("a", 1), line("b", 2))}) == "b"
+    assert back({"web2": host(line("a", 1), line("b", 2)), "web1": first}) == "b"
     # Also where it had been current before.
     lines = (line("a", 1), line("b", 2), line("a", 3, "rollback"))
     assert back({"web1": host(*lines, current="b", switched=9), "web2": host(*lines)}) == "a"
