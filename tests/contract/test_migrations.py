@@ -127,6 +127,19 @@ UNSAFE = [
         """,
     ),
     operation(
+        "passes_by_the_editor",
+        "Own()",
+        "nobody can say what it does",
+        "read-only transaction",
+        head="""
+            class Own(operations.base.Operation):
+                def state_forwards(self, app_label, state): pass
+                def database_forwards(self, app_label, editor, before, after):
+                    with editor.connection.cursor() as cursor:
+                        cursor.execute("UPDATE news_story SET views = 7")
+        """,
+    ),
+    operation(
         "within_separate",
         "SeparateDatabaseAndState(database_operations=[RemoveField('story', 'slug')])",
         USED,

@@ -128,10 +128,7 @@ class Work:
     def judge(self, plan):
         from trestle_unsafe import faults
 
-        found, unknown = faults(self.executor, plan, self.job["allow"])
-        for sentence in unknown:
-            self.say(f"note: {self.site}: {sentence}")
-        if found:
+        if found := faults(self.executor, plan, self.job["allow"]):
             raise MigrationError(
                 "\n".join(
                     f"{migration} is refused ({operation}): {why}: {remedy}, or name {migration} in "

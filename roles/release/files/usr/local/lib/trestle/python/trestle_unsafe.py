@@ -35,6 +35,7 @@ WITH_INDEX = (
     "the table is locked while its index is built",
     "build a unique index CONCURRENTLY, and add it USING INDEX",
 )
+UNKNOWN = "see for yourself that it locks nothing and breaks nothing"
 
 BY_LIBRARY = {
     Unsafe.ADD_COLUMN_NOT_NULL: NOT_FILLED,
@@ -72,11 +73,11 @@ NOT_A_COLUMN = ("CONSTRAINT", "NOT", "DEFAULT", "IDENTITY", "EXPRESSION")
 
 
 def faults(executor, plan, allowed):
-    """What speaks against the plan: (migration, operation, why, remedy); and what nobody can say, in sentences."""
+    """What speaks against the plan: (migration, operation, why, remedy)."""
     connection = executor.connection
     judge = type("Judge", (Judge, DatabaseSchemaEditorMixin, connection.SchemaEditorClass), {})
     state = executor._create_project_state(with_applied_migrations=True)
-    found, unknown = [], []
+    found = []
     with read_only(connection), judge(connection, collect_sql=True) as editor:
         editor.running = columns(state.apps)
         for migration, _ in plan:
@@ -87,11 +88,11 @@ def faults(executor, plan, allowed):
                 try:
                     show(editor, operation, migration.app_label, before, state)
                 except (DatabaseError, ValueError, TypeError) as error:
-                    unknown.append(f"{migration}: {operation.describe()}: nobody can say what it does: {error}")
+                    editor.fault((f"nobody can say what it does: {str(error).strip()!r}", UNKNOWN))
                 if str(migration) not in allowed:
                     found += [(str(migration), operation.describe(), *fault) for fault in editor.faults]
         editor.deferred_sql.clear()
-    return found, unknown
+    return found
 
 
 @contextmanager
