@@ -23,7 +23,7 @@ def run(scenarios: list[str]) -> int:
             ("chromium", "chromium"),
             ("nft", "nftables"),
             ("visudo", "sudo"),
-            ("psql", "postgresql"),
+            ("pg_ctlcluster", "postgresql"),
         ):
             debian.ensure(program, package)
         check_memory(ENVIRONMENT_OF_SCENARIO[scenarios[0]])

@@ -296,6 +296,14 @@ def piecewise(work):
             ]
             return super().apply_migration(state, migration, **options)
 
+        def record_migration(self, migration):
+            work.patiently(lambda: self.record_with_note(migration))
+
+        def record_with_note(self, migration):
+            with transaction.atomic(connection.alias):
+                super().record_migration(migration)
+                work.note("")
+
     connection.SchemaEditorClass = Editor
     return Executor
 
