@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -13,6 +14,34 @@ from lab.__main__ import ENVIRONMENT_OF_SCENARIO, check_memory
 from tools import debian
 
 ROOT = Path(__file__).resolve().parents[1]
+# Of a step that failed: lines that name what failed, and its last ones; colours and molecule's frame are left out.
+TELLING = re.compile(r"(FAILED|ERROR|fatal:|E  |.*idempotence.*fail)", re.IGNORECASE)
+FRAME = re.compile(r"\x1b\[[0-9;]*m|^\s*│\s?")
+LAST_LINES, TELLING_LINES = 25, 60
+
+
+def step(name: str, command: list[str], environment: dict[str, str]) -> tuple[int, list[str]]:
+    """Its exit status, and what it said, which is shown meanwhile."""
+    print(f"\n=== {name}", flush=True)
+    said = []
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    ) as process:
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            said.append(FRAME.sub("", FRAME.sub("", line.rstrip())))
+    return process.returncode, said
+
+
+def digest(said: list[str]) -> str:
+    telling = [line for line in said if TELLING.match(line.strip())]
+    return "\n".join(["--- what failed:", *telling[-TELLING_LINES:], "--- its last lines:", *said[-LAST_LINES:]])
 
 
 def run(scenarios: list[str]) -> int:
@@ -38,12 +67,12 @@ def run(scenarios: list[str]) -> int:
     ]
     passed, report = 0, []
     for name, command in steps:
-        print(f"\n=== {name}", flush=True)
         started = time.monotonic()
-        code = subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
+        code, said = step(name, command, environment)
         passed += code == 0
         report.append(f"{'ok    ' if code == 0 else 'FAILED'} {name} ({time.monotonic() - started:.0f} s)")
         if code:
+            print(f"\n{digest(said)}")
             break
     print("\n" + "\n".join(report))
     print(f"steps: {passed} passed, {len(report) - passed} failed")
