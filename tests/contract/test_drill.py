@@ -374,7 +374,7 @@ def test_the_report_tells_what_was_done_and_leaves_other_sections_alone(tmp_path
     page.write_text(page.read_text() + "\n## Another drill\n")
     report.write(state, tmp_path, docs, list(HOSTS))
     said = page.read_text()
-    assert said.count("## Deploys") == said.count("## Another drill") == 1
+    assert said.count("### Figures") == said.count("## Another drill") == 1
     assert "**1 of 600 requests failed**" in said and "1 requests failed" in said
     assert "| deploy v1 | 50 | 600 | 1 | 2 | 3 | 0.4 | web1 web2 web3 |" in said
     assert (docs / "drill-deploy.svg").exists() and "![" in said

@@ -15,14 +15,7 @@ from tests.drills.ledger import read
 from tests.drills.versions import BAD, FOUND_AT_BUILD
 
 BEGIN, END = "<!-- deploys: written by make drill-deploy -->", "<!-- end of deploys -->"
-HEAD = f"""# Drills
-
-What the environment stands while visitors are served, measured on the production topology in containers. Each section
-is written by the command that its first line names; nothing in it is typed by hand.
-
-{BEGIN}
-{END}
-"""
+HEAD = f"# Drills\n\n## Deploys\n\n{BEGIN}\n{END}\n"
 KIND_NAMES = {
     "deploy": ("deploy", "deploys"),
     "rollback": ("rollback", "rollbacks"),
@@ -183,11 +176,9 @@ def text(state: dict, drawn: list[tuple[str, str]]) -> str:
     good, bad = [s for s in steps if s["kind"] != "bad"], [s for s in steps if s["kind"] == "bad"]
     deploys = [s for s in good if s["kind"] == "deploy" and not s["problems"]]
     parts = [
-        "## Deploys (`make drill-deploy`)",
+        "### Figures",
         summary(state),
-        f"Measured on {machine()}, which the load shares with 13 hosts and Ansible. A request has failed\n"
-        "when it got no good answer after at most one retry on a new connection, and only GETs are tried again.\n"
-        "Times count from when a request was due.",
+        f"Measured on {machine()}, which the load shares with 13 hosts and Ansible.",
         *(f"![{caption}]({name})" for name, caption in drawn),
     ]
     if good:
