@@ -260,7 +260,7 @@ class ActionModule(ActionBase):
         releases = [self.release(site, arguments) for site in arguments["sites"]]
         tidy(cache, releases, arguments["cache_days"])
         programs = {name: str(cache / f"jobs/{name}.tar") for name in archives}
-        return result | {"changed": False, "programs": programs, "releases": releases}
+        return result | {"changed": False, "programs": programs, "digest": self.programs, "releases": releases}
 
     def release(self, site: dict, arguments: dict) -> dict:
         checked = {name: value for name, value in site.items() if name not in NOT_CHECKED}

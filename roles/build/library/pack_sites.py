@@ -87,6 +87,10 @@ programs:
   description: The archive of each of C(programs).
   type: dict
   returned: always
+digest:
+  description: That of the programs of C(build).
+  type: str
+  returned: always
 releases:
   description: >-
     One C({site, app_type, version, key, configuration, chosen, job}) for each site; of a pinned one with C(id), and
