@@ -75,7 +75,10 @@ NOT_A_COLUMN = ("CONSTRAINT", "NOT", "DEFAULT", "IDENTITY", "EXPRESSION")
 def faults(executor, plan, allowed):
     """What speaks against the plan: (migration, operation, why, remedy)."""
     connection = executor.connection
-    judge = type("Judge", (Judge, DatabaseSchemaEditorMixin, connection.SchemaEditorClass), {})
+    plain = connection.SchemaEditorClass
+    # AddConstraintNotValid makes a text of it, which the library's own is not.
+    own = {"sql_create_check": plain.sql_create_check}
+    judge = type("Judge", (Judge, DatabaseSchemaEditorMixin, plain), own)
     state = executor._create_project_state(with_applied_migrations=True)
     found = []
     with read_only(connection), judge(connection, collect_sql=True) as editor:
