@@ -86,7 +86,7 @@ def test_what_decides_over_wheels_asks_again(build, files, keys):
 
 @pytest.mark.parametrize(
     "text",
-    ["-r base.txt\n", "--index-url x\n", "./lib\n", "blog @ file:lib\n", "blog @ git+https://example.com/blog\n"],
+    ["-r base.txt\n", "--pre\n", "./lib\n", "blog @ file:lib\n", "blog @ git+https://example.com/blog\n"],
 )
 def test_a_file_that_refers_to_something_else_is_read_anew(build, text):
     files = {"requirements.txt": f"django==5.2\n{text}"}
