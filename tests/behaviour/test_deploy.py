@@ -8,7 +8,7 @@ from conftest import ENV, hosts_of
 from tests.drills.deploy import Drill, Step
 from tests.drills.load import MIX
 
-RATE = 15
+RATE = 20
 BAD = "ready, then 500s"
 # Only the drill's own releases have slow pages.
 USUAL = {kind: share for kind, share in MIX.items() if kind != "slow"}

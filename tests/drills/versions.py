@@ -38,7 +38,7 @@ def slow(request, seconds):
 urlpatterns = [path("drill/slow/<int:seconds>/", slow), *of_the_site]
 '''
 
-# A middleware that behaves until two seconds after its process was asked for the first time.
+# A middleware that behaves until a second after its process was asked for the first time.
 TURNS_BAD = '''"""What is wrong with this release begins when it has been ready for a moment."""
 
 import time
@@ -57,7 +57,7 @@ class TurnsBad:
     def __call__(self, request):
         if not BEGAN:
             BEGAN.append(time.monotonic())
-        if time.monotonic() > BEGAN[0] + 2:
+        if time.monotonic() > BEGAN[0] + 1:
             bad()
         return self.get_response(request)
 '''
