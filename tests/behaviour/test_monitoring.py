@@ -6,6 +6,7 @@ import re
 import time
 
 import pytest
+import requests
 from conftest import TIERS, hosts_of
 from runs import wait
 
@@ -130,7 +131,10 @@ def test_of_a_drained_host_nobody_is_told_until_it_is_restored(monitor, host):
 
     def found(name: str, since: float) -> bool:
         """Nagios has made up its mind about the fault, and looked again after that moment."""
-        state = monitor.services()[(name, fault)]
+        try:
+            state = monitor.services()[(name, fault)]
+        except requests.JSONDecodeError:  # it is starting
+            return False
         if (state["status"], state["state_type"]) == ("critical", "hard") and state["last_check"] > since * 1000:
             return True
         monitor.check_now((name, fault))
