@@ -296,12 +296,12 @@ def piecewise(work):
             ]
             return super().apply_migration(state, migration, **options)
 
-        def record_migration(self, migration):
-            work.patiently(lambda: self.record_with_note(migration))
+        def record_migration(self, *migration):
+            work.patiently(lambda: self.record_with_note(*migration))
 
-        def record_with_note(self, migration):
+        def record_with_note(self, *migration):
             with transaction.atomic(connection.alias):
-                super().record_migration(migration)
+                super().record_migration(*migration)  # itself, or from Django 6.1 its names
                 work.note("")
 
     connection.SchemaEditorClass = Editor
