@@ -51,9 +51,15 @@ def versions_wanted(sites: list[dict], version: str, named: str) -> dict[str, st
     return {site["name"]: str(version) for site in sites_meant(sites if named or not able else able, named)}
 
 
-def releases_told(asked: dict[str, dict], outside: list[dict] | None = None) -> dict[str, dict]:
-    """What site-releases list said on each host that could be asked. ``outside``: the results of a loop over others."""
-    answers = asked | {result["item"]: result for result in outside or []}
+def releases_told(hosts: list[str], hostvars) -> dict[str, dict]:
+    """What site-releases list said in this run (roles/release/tasks/list.yml), of each host that could be asked."""
+    answers = {}
+    for host in hosts:
+        known = hostvars[host]
+        if "__release_elsewhere" in known:
+            answers |= {result["item"]: result for result in known["__release_elsewhere"].get("results", [])}
+        if "__release_here" in known:
+            answers[host] = known["__release_here"]
     said = {host: answer.get("stdout", "") for host, answer in answers.items()}
     return {host: json.loads(text) for host, text in said.items() if text.startswith("{")}
 
@@ -187,7 +193,7 @@ def lacking(told: dict[str, dict], release: dict) -> list[str]:
 
 def files_wanted(told: dict[str, dict], releases: list[dict]) -> list[dict]:
     """``{host, file}`` of the artifacts that some host lacks, and of the static files, which a media host may lack."""
-    holders = {file: host for host, state in reversed(told.items()) for file in state["artifacts"]}
+    holders = {file: host for host, state in reversed(list(told.items())) for file in state["artifacts"]}
     wanted = {}
     for release in releases:
         static = f"{release['id']}-{release['configuration']}.tar.gz"

@@ -31,6 +31,13 @@ def host(*lines: dict, there: str = "", current: str = "", switched: float = 0, 
     return {"sites": {"news": news}, "artifacts": artifacts, "drained": [], "canary": False} | more
 
 
+class Lazy(dict):
+    """As Ansible hands mappings to filters."""
+
+    def items(self):
+        yield from super().items()
+
+
 def back(told: dict, wanted: str = "", sites=(NEWS,), named: str = "") -> str:
     return history.rollback(told, list(sites), named, wanted)[0]["id"]
 
@@ -162,6 +169,7 @@ def test_what_a_host_lacks_comes_from_one_that_has_it():
         static,
         {"host": "web1", "file": "key-a.tar"},
     ]
+    assert history.files_wanted(Lazy({"web1": whole}), [chosen]) == [static]
     nowhere = {"web0": without, "web1": whole | {"artifacts": []}}
     assert history.rollback_problem(nowhere, [NEWS], "", "") == (
         "web0 lacks the release a, and no host has its artifact."
@@ -180,6 +188,17 @@ def test_what_stays_in_the_database_is_said():
     assert history.rollback_told([chosen], [said | {"rc": 1}])[1:] == [
         "news: which migrations came in between cannot be told on any host."
     ]
+
+
+def test_what_the_hosts_told_is_gathered_from_those_that_could_be_asked():
+    told = {"stdout": '{"sites": {}}'}
+    outside = [{"item": "web3", **told}, {"item": "web4", "unreachable": True}]
+    hostvars = {
+        "web1": {"__release_here": told, "__release_elsewhere": {"results": outside}},
+        "web2": {"__release_here": {"skipped": True, "stdout": "skipped, since it does not exist"}},
+        "web3": {},
+    }
+    assert history.releases_told(["web1", "web2", "web3"], hostvars) == {"web3": {"sites": {}}, "web1": {"sites": {}}}
 
 
 # The table.
