@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
 
+import psutil
 import requests
 
 from lab.demo import RECAP
@@ -16,18 +19,51 @@ from lab.demo import RECAP
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def ansible_playbook(env_name: str, *arguments: str) -> subprocess.CompletedProcess:
-    """A run against the environment's lab, with what it said."""
+def start(env_name: str, *arguments: str, **environment: str) -> subprocess.Popen:
+    """A run against the environment's lab that goes on, and what it says as its stdout."""
     folder = Path(sys.executable).parent
-    environment = os.environ | {
+    environment = {
         "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
         "ANSIBLE_FORCE_COLOR": "false",
         "PATH": f"{folder}:{os.environ['PATH']}",
-    }
+    } | environment
     command = [str(folder / "ansible-playbook"), "-i", env_name, "-i", "lab", *arguments]
-    return subprocess.run(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, cwd=ROOT, env=os.environ | environment, **pipes)
+
+
+def ansible_playbook(env_name: str, *arguments: str) -> subprocess.CompletedProcess:
+    """A run against the environment's lab, with what it said."""
+    with start(env_name, *arguments) as process:
+        said = process.communicate()[0]
+    return subprocess.CompletedProcess(process.args, process.returncode, said)
+
+
+class Reached:
+    """A run that is stopped where it begins a task, for the nth time; with all its processes where it is killed."""
+
+    def __init__(self, env_name: str, *arguments: str, task: str, nth: int = 1):
+        # Where skipped tasks are not shown, a task is shown with its first result only.
+        self.process, self.said = start(env_name, *arguments, ANSIBLE_DISPLAY_SKIPPED_HOSTS="true"), ""
+        for line in self.process.stdout:
+            self.said += line
+            nth -= line.startswith("TASK [") and line.rstrip("* \n").removesuffix("]").endswith(task)
+            if nth == 0:
+                return
+        raise AssertionError(f"the run ended before {task!r}:\n{self.said[-4000:]}")
+
+    def kill(self) -> None:
+        """As if the controller were gone: neither a worker nor a connection of the run is left."""
+        main = psutil.Process(self.process.pid)
+        for process in [main, *main.children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        self.process.communicate()
+
+    def interrupt(self) -> int:
+        self.process.send_signal(signal.SIGINT)
+        self.said += self.process.communicate()[0]
+        return self.process.returncode
 
 
 def recap(output: str) -> dict[str, dict[str, int]]:
