@@ -59,7 +59,16 @@ def test_a_run_that_is_refused_by_the_last_load_balancer_frees_the_others_and_on
     assert not locks(host)
 
 
-def test_a_failed_run_leaves_no_lock(host):
-    failed = ansible_playbook(ENV, "playbooks/deploy.yml", "-e", "artifact_cache=/proc/nowhere")
+@pytest.fixture
+def broken_roll(host):
+    """The first web host's program that rolls it fails."""
+    web, program = host(hosts_of("web")[0]), "/usr/local/lib/trestle/site-roll"
+    web.check_output(f"mv {program} {program}.whole && cp /bin/false {program}")
+    yield
+    web.check_output(f"mv -f {program}.whole {program}")
+
+
+def test_a_failed_run_leaves_no_lock(host, broken_roll):
+    failed = ansible_playbook(ENV, "playbooks/deploy.yml")
     assert failed.returncode == 2 and TAKEN in failed.stdout, failed.stdout[-3000:]
     assert not locks(host), failed.stdout[-3000:]
