@@ -26,9 +26,8 @@ COMMIT = re.compile(r"[0-9a-f]{7,40}")
 def check(inventory: Inventory) -> Iterator[str]:
     sites, version = inventory.common.value("sites"), inventory.common.value("release_version")
     try:
-        wanted = versions_wanted(
-            [{"name": name, **sites[name]} for name in sorted(sites)], version, inventory.common.value("site")
-        )
+        named = inventory.common.value("site") or ""
+        wanted = versions_wanted([{"name": name, **sites[name]} for name in sorted(sites)], version, named)
     except AnsibleFilterError as error:
         yield f"-e release_version={version}: {error.message}"
         return

@@ -737,7 +737,7 @@ def test_a_version_that_is_asked_for_is_checked_instead(copy, repository):
     assert copy.problems() == []
     copy.extra["release_version"] = "v9"
     assert copy.problems() == [f"-e: release_version is v9, and {repository} has no such branch or tag: correct it."]
-    copy.extra["site"] = ""
+    del copy.extra["site"]
     assert copy.problems() == [
         "-e release_version=v9: This could mean gazette or newsroom: say which with -e site=gazette."
     ]
