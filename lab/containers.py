@@ -220,7 +220,7 @@ class Lab:
             mem_limit=f"{memory_mb}m",
             memswap_limit=f"{memory_mb}m",
             shm_size="256m" if "db" in tiers else "64m",
-            # The floating address moves when a balancer is silent for a third of a second, which on a machine of its own
+            # The floating address moves when a balancer is silent for a third of a second; on a machine of its own
             # it is only when it is dead.
             cpu_shares=8192 if "lb" in tiers else 1024,
             sysctls={"net.ipv6.conf.all.disable_ipv6": "0"},
