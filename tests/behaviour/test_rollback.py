@@ -59,7 +59,7 @@ def play(repository, tmp_path_factory):
         (folder / "sites.json").write_text(json.dumps(entries))
         # A few seconds of watching are enough here.
         short = ["-e", f"@{folder / 'sites.json'}", "-e", "canary_seconds=2"]
-        return ansible_playbook(ENV, playbook, *short, *options)
+        return ansible_playbook(ENV, playbook, *short, *options, fast=True)
 
     return run
 
@@ -68,7 +68,7 @@ def play(repository, tmp_path_factory):
 def as_it_was():
     """Whatever happens in the tests, the sites end with what the inventory names."""
     yield
-    done = ansible_playbook(ENV, "playbooks/deploy.yml")
+    done = ansible_playbook(ENV, "playbooks/deploy.yml", fast=True)
     assert done.returncode == 0, done.stdout[-3000:]
 
 

@@ -23,7 +23,7 @@ SHORT = ["-e", "gunicorn_start_seconds=8"]
 
 
 def run(*options: str) -> subprocess.CompletedProcess:
-    return ansible_playbook(ENV, "site.yml", "--tags", "gunicorn", *options)
+    return ansible_playbook(ENV, "site.yml", "--tags", "gunicorn", *options, fast=True)
 
 
 def changed(output: str, name: str) -> int:
