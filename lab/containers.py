@@ -71,6 +71,10 @@ class Lab:
         found = self.client.containers.list(all=True, filters={"label": f"{LABEL}={self.name}"})
         return {c.labels["trestle.host"]: c for c in found if "trestle.host" in c.labels}
 
+    def whole(self, hosts: list[str]) -> bool:
+        """Whether there is a container for each of these hosts, made from this checkout."""
+        return self.network() is not None and self.secrets_file.exists() and not set(hosts) - set(self.containers())
+
     def network(self):
         found = self.client.networks.list(names=[f"^{self.prefix}$"])
         return found[0] if found else None

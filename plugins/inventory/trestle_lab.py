@@ -41,8 +41,9 @@ class InventoryModule(BaseInventoryPlugin):
             sys.exit("error: the lab overlays an inventory: name that first, as in -i production -i lab.")
         hosts = sorted(inventory.hosts)
         lab = containers.Lab(env_name)
-        if "MOLECULE_SCENARIO_NAME" in os.environ and lab.network() is None:
-            # Molecule reads the inventory before it creates the hosts: nobody must be reached by then.
+        if "MOLECULE_SCENARIO_NAME" in os.environ and not lab.whole(hosts):
+            # Molecule reads the inventory before it creates the hosts, and before it removes what another checkout or a
+            # run that was cut short has left: nobody must be reached by then.
             for host in hosts:
                 inventory.set_variable(host, "ansible_host", f"{host}.has-no-container.invalid")
             return
