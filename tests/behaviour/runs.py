@@ -19,8 +19,8 @@ from lab.demo import RECAP, accelerated
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def start(env_name: str, *arguments: str, **environment: str) -> subprocess.Popen:
-    """A run against the environment's lab that goes on, and what it says as its stdout."""
+def start(env_name: str, *arguments: str, fast: bool = False, **environment: str) -> subprocess.Popen:
+    """A run against the environment's lab that goes on, with what it says as its stdout; fast: by the accelerator."""
     folder = Path(sys.executable).parent
     environment = {
         "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
@@ -29,12 +29,13 @@ def start(env_name: str, *arguments: str, **environment: str) -> subprocess.Pope
     } | environment
     command = [str(folder / "ansible-playbook"), "-i", env_name, "-i", "lab", *arguments]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(command, cwd=ROOT, env=os.environ | environment, **pipes)
+    inherited = accelerated() if fast else dict(os.environ)
+    return subprocess.Popen(command, cwd=ROOT, env=inherited | environment, **pipes)
 
 
 def ansible_playbook(env_name: str, *arguments: str, fast: bool = False) -> subprocess.CompletedProcess:
-    """A run against the environment's lab, with what it said; ``fast`` takes the accelerator."""
-    with start(env_name, *arguments, **(accelerated() if fast else {})) as process:
+    """A run against the environment's lab, with what it said."""
+    with start(env_name, *arguments, fast=fast) as process:
         said = process.communicate()[0]
     return subprocess.CompletedProcess(process.args, process.returncode, said)
 
