@@ -17,7 +17,9 @@ ROOT = Path(__file__).resolve().parents[1]
 # Of a step that failed: lines that name what failed, and its last ones; colours and molecule's frame are left out.
 TELLING = re.compile(r"(FAILED|ERROR|fatal:|E  |.*idempotence.*fail)", re.IGNORECASE)
 FRAME = re.compile(r"\x1b\[[0-9;]*m|^\s*│\s?")
-LAST_LINES, TELLING_LINES = 25, 60
+LAST_LINES, TELLING_LINES = 25, 120
+# What Ansible says of a failure comes after the line that names the host: so many lines, or to the next empty one.
+REASON_LINES = 20
 
 
 def step(name: str, command: list[str], environment: dict[str, str]) -> tuple[int, list[str]]:
@@ -40,7 +42,11 @@ def step(name: str, command: list[str], environment: dict[str, str]) -> tuple[in
 
 
 def digest(said: list[str]) -> str:
-    telling = [line for line in said if TELLING.match(line.strip())]
+    telling, more = [], 0
+    for line in said:
+        more = REASON_LINES if line.startswith(("fatal:", "failed:")) else max(0, more - 1) if line.strip() else 0
+        if more or TELLING.match(line.strip()):
+            telling.append(line)
     return "\n".join(["--- what failed:", *telling[-TELLING_LINES:], "--- its last lines:", *said[-LAST_LINES:]])
 
 
