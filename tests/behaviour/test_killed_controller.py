@@ -1,18 +1,17 @@
 """A controller that is killed in a deploy: the site goes on serving, and the same command again finishes the job.
 
-`make test` kills it at one point, TRESTLE_KILL_POINTS=all at ten.
+`make test` kills it at one point, `make test-all` at ten.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 
 import pytest
 import yaml
-from conftest import ENV, ROOT, hosts_of
+from conftest import ENV, LONG, ROOT, hosts_of
 from runs import Reached, Visitor, ansible_playbook, wait
 from test_run_lock import locks
 from test_web import health, sites
@@ -32,7 +31,7 @@ POINTS = {
     "second": (ROLL, 2, "stopped"),
     "declare": ("Declare what every host runs now to be current", 1, 0.3),
 }
-if os.environ.get("TRESTLE_KILL_POINTS") != "all":
+if not LONG:
     POINTS = dict(list(POINTS.items())[:1])
 MIGRATION = """from django.db import migrations
 
