@@ -19,9 +19,15 @@ local function state(site, backend)
   return states:get(site .. "/" .. backend.host) or "up"
 end
 
+-- What no host could serve for a moment, as while the databases change their primary, waits here meanwhile.
+local function hold()
+  while states:get("held") do ngx.sleep(0.1) end
+end
+
 -- Before the request is passed on: line up the backends that are in, beginning with another one each time. A canary
 -- takes its turns of what may be asked again, in a location of its own, where another host is asked after any failure.
 function pool.choose(site, canaries_place)
+  hold()
   local up, canaries = {}, {}
   for _, backend in ipairs(sites[site]) do
     local is = state(site, backend)
@@ -90,6 +96,13 @@ function pool.answer()
     end
   end
   ngx.say(cjson.encode(view()))
+end
+
+-- PUT ?seconds=: requests are held, for so long at most. DELETE: they go on.
+function pool.answer_hold()
+  local seconds = ngx.req.get_method() == "PUT" and tonumber(ngx.var.arg_seconds) or 0
+  if seconds > 0 then states:set("held", true, seconds) else states:delete("held") end
+  ngx.exit(ngx.HTTP_NO_CONTENT)
 end
 
 return pool
