@@ -78,7 +78,7 @@ def release(tmp_path):
 def as_it_was():
     """The environment ends with the release it had."""
     yield
-    done = ansible_playbook(ENV, "playbooks/deploy.yml")
+    done = ansible_playbook(ENV, "playbooks/deploy.yml", fast=True)
     assert done.returncode == 0, done.stdout[-4000:]
 
 
@@ -96,7 +96,7 @@ def test_the_site_goes_on_and_the_same_command_finishes_the_job(point, host, rel
         else:
             time.sleep(when)
         run.kill()
-        again = ansible_playbook(ENV, *command)
+        again = ansible_playbook(ENV, *command, fast=True)
     after, journal = releases(host), {name: host(name).run("journalctl -t site-roll -n 20").stdout for name in WEB}
     assert again.returncode == 0, f"{again.stdout[-4000:]}\n{journal}"
     assert len(after) == len(WEB) and len(set(after.values())) == 1, (after, journal)
