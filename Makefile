@@ -44,7 +44,7 @@ test: venv ## Everything CI checks: lint, contract tests, the example's tests, p
 	@$(BIN)/python -m tools.test default projects
 
 test-all: venv ## `make test`, and the same for staging, dev and more projects
-	@TRESTLE_KILL_POINTS=all $(BIN)/python -m tools.test default projects staging dev projects-small
+	@TRESTLE_LONG=all $(BIN)/python -m tools.test default projects staging dev projects-small
 
 bench: venv ## Measure the budgets: demo from nothing, second runs, tasks, memory
 	@$(BIN)/python -m lab bench

@@ -181,6 +181,15 @@ def accelerated() -> dict[str, str]:
     }
 
 
+def to_be_read(fast: bool) -> dict[str, str]:
+    """The environment of an ansible-playbook whose output is read by a program; ``fast`` takes the accelerator."""
+    return (accelerated() if fast else dict(os.environ)) | {
+        "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+        "ANSIBLE_FORCE_COLOR": "false",
+        "PATH": f"{BIN}:{os.environ['PATH']}",
+    }
+
+
 def bench(lab: containers.Lab, tiers: dict[str, list[str]]) -> None:
     """Print the budgets, as measured here and now."""
     rows = []

@@ -25,6 +25,9 @@ from lab.__main__ import tiers_of  # noqa: E402
 
 ENV = os.environ.get("ENV", "production")
 TIERS = tiers_of(ENV)
+# What takes long is for `make test-all`, which sets this.
+LONG = os.environ.get("TRESTLE_LONG") == "all"
+long = pytest.mark.skipif(not LONG, reason="it takes minutes: TRESTLE_LONG=all")
 
 
 def hosts_of(tier: str) -> list[str]:

@@ -6,7 +6,6 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -14,23 +13,14 @@ from pathlib import Path
 import psutil
 import requests
 
-from lab.demo import RECAP, accelerated
-
-ROOT = Path(__file__).resolve().parents[2]
+from lab.demo import BIN, RECAP, ROOT, to_be_read
 
 
 def start(env_name: str, *arguments: str, fast: bool = False, **environment: str) -> subprocess.Popen:
     """A run against the environment's lab that goes on, with what it says as its stdout; fast: by the accelerator."""
-    folder = Path(sys.executable).parent
-    environment = {
-        "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
-        "ANSIBLE_FORCE_COLOR": "false",
-        "PATH": f"{folder}:{os.environ['PATH']}",
-    } | environment
-    command = [str(folder / "ansible-playbook"), "-i", env_name, "-i", "lab", *arguments]
+    command = [str(BIN / "ansible-playbook"), "-i", env_name, "-i", "lab", *arguments]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    inherited = accelerated() if fast else dict(os.environ)
-    return subprocess.Popen(command, cwd=ROOT, env=inherited | environment, **pipes)
+    return subprocess.Popen(command, cwd=ROOT, env=to_be_read(fast) | environment, **pipes)
 
 
 def ansible_playbook(env_name: str, *arguments: str, fast: bool = False) -> subprocess.CompletedProcess:

@@ -8,6 +8,7 @@ import ssl
 import threading
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import requests
@@ -18,6 +19,7 @@ BALANCERS, WEB = hosts_of("lb"), hosts_of("web")
 MOVE_SECONDS = 2
 DRAIN_SECONDS = 3
 FLAG = "/var/lib/trestle/drain/manual"
+HOLD = "http://127.0.0.1:8079/hold"
 
 # Prints the heads of the requests that leave a balancer for a backend and hold the word.
 SNIFF = """timeout 8 python3 - <<'E'
@@ -219,6 +221,36 @@ def test_without_a_checker_every_host_counts_as_up(host, front, session, name):
     finally:
         host(balancer).run("systemctl start pool-checker")
     assert wait(5, lambda: all(h["checked"] for s in pool(host, balancer).values() for h in s.values()))
+
+
+@pytest.fixture
+def hold(host):
+    """hold(seconds): requests are held at every balancer for so long; 0 lets them go on."""
+
+    def ask(seconds: float) -> None:
+        how = f"-X PUT {HOLD}?seconds={seconds}" if seconds else f"-X DELETE {HOLD}"
+        for balancer in BALANCERS:
+            host(balancer).check_output(f"curl -sS -f -m 3 {how}")
+
+    yield ask
+    ask(0)
+
+
+def test_requests_that_are_held_wait_until_they_are_let_go_or_for_as_long_as_was_said(front, hold, session, name):
+    session.get(f"https://{name}/robots.txt", timeout=5)
+    hold(20)
+    with ThreadPoolExecutor() as executor:
+        begun = time.monotonic()
+        waiting = executor.submit(lambda: front.session().get(dynamic(name), timeout=20).status_code)
+        assert session.get(f"https://{name}/robots.txt", timeout=2).status_code == 200, "a file needs no web host"
+        time.sleep(max(0, begun + 2 - time.monotonic()))
+        assert not waiting.done()
+        hold(0)
+        assert waiting.result(3) == 404
+    hold(2)
+    begun = time.monotonic()
+    assert session.get(dynamic(name), timeout=10).status_code == 404
+    assert 1 < time.monotonic() - begun < 5
 
 
 def test_maintenance_closes_one_site_and_no_other(host, session, settings):

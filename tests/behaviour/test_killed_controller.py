@@ -1,18 +1,17 @@
 """A controller that is killed in a deploy: the site goes on serving, and the same command again finishes the job.
 
-`make test` kills it at one point, TRESTLE_KILL_POINTS=all at ten.
+`make test` kills it at one point, `make test-all` at ten.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 
 import pytest
 import yaml
-from conftest import ENV, ROOT, hosts_of
+from conftest import ENV, LONG, ROOT, hosts_of
 from runs import Reached, Visitor, ansible_playbook, wait
 from test_run_lock import locks
 from test_web import health, sites
@@ -32,7 +31,7 @@ POINTS = {
     "second": (ROLL, 2, "stopped"),
     "declare": ("Declare what every host runs now to be current", 1, 0.3),
 }
-if os.environ.get("TRESTLE_KILL_POINTS") != "all":
+if not LONG:
     POINTS = dict(list(POINTS.items())[:1])
 MIGRATION = """from django.db import migrations
 
@@ -79,7 +78,7 @@ def release(tmp_path):
 def as_it_was():
     """The environment ends with the release it had."""
     yield
-    done = ansible_playbook(ENV, "playbooks/deploy.yml")
+    done = ansible_playbook(ENV, "playbooks/deploy.yml", fast=True)
     assert done.returncode == 0, done.stdout[-4000:]
 
 
@@ -97,7 +96,7 @@ def test_the_site_goes_on_and_the_same_command_finishes_the_job(point, host, rel
         else:
             time.sleep(when)
         run.kill()
-        again = ansible_playbook(ENV, *command)
+        again = ansible_playbook(ENV, *command, fast=True)
     after, journal = releases(host), {name: host(name).run("journalctl -t site-roll -n 20").stdout for name in WEB}
     assert again.returncode == 0, f"{again.stdout[-4000:]}\n{journal}"
     assert len(after) == len(WEB) and len(set(after.values())) == 1, (after, journal)

@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
-from conftest import ENV, TIERS, hosts_of
+from conftest import ENV, TIERS, hosts_of, long
 from runs import Visitor, ansible_playbook, recap
 from test_web import health, sites
+
+from tests import offers
 
 CACHE, WEB = hosts_of("cache")[0], hosts_of("web")
 SITE = sites()[0]
 GUNICORN = f"/srv/{SITE}/current/venv/bin/gunicorn"
-REPOSITORY = "/var/tmp/trestle-packages"
-# The same package, but for its version.
-OFFER = f"""
-set -e
-mkdir -p {REPOSITORY} && cd {REPOSITORY}
-apt-get download -q %(package)s
-dpkg-deb -R %(package)s_*.deb unpacked && rm %(package)s_*.deb
-sed -i 's/^Version: .*/&+trestle1/' unpacked/DEBIAN/control
-dpkg-deb -b unpacked %(package)s.deb && rm -r unpacked
-{{ dpkg-deb -f %(package)s.deb; echo "Filename: ./%(package)s.deb"; echo "Size: $(stat -c %%s %(package)s.deb)"
-  echo "SHA256: $(sha256sum %(package)s.deb | cut -d ' ' -f 1)"; }} > Packages
-echo 'deb [trusted=yes] file:{REPOSITORY} ./' > /etc/apt/sources.list.d/trestle-test.list
-"""
 
 
 def patch(*options: str):
@@ -50,19 +37,18 @@ def changed(output: str) -> set[str]:
 @pytest.fixture
 def offered(host):
     """A newer memcached for a cache host, a newer pgpool for the web hosts."""
-    offers = {CACHE: "memcached"} | dict.fromkeys(WEB, "pgpool2")
-    for name, package in offers.items():
-        host(name).check_output(OFFER % {"package": package})
-    yield offers
+    packages = {CACHE: "memcached"} | dict.fromkeys(WEB, "pgpool2")
+    for name, package in packages.items():
+        host(name).check_output(offers.offer([package]))
+    yield packages
     host(WEB[0]).run(f"[ ! -e {GUNICORN}.whole ] || mv -f {GUNICORN}.whole {GUNICORN}")
-    for name in offers:
-        host(name).run(f"rm -rf /etc/apt/sources.list.d/trestle-test.list {REPOSITORY} /run/reboot-required")
-        host(name).run("rm -f /var/lib/trestle/drain/patch")
+    for name in packages:
+        host(name).run(f"{offers.WITHDRAW} /run/reboot-required; rm -f /var/lib/trestle/drain/patch")
     for name in WEB:
         host(name).run("systemctl start supervisor")
 
 
-@pytest.mark.skipif("PATCH" not in os.environ, reason="PATCH=1: it has not been run on a lab yet")
+@long
 @pytest.mark.skipif(len(WEB) < 2 or len(TIERS[CACHE]) > 1, reason="a host at a time takes hosts of one tier, and two")
 def test_hosts_are_patched_one_by_one_and_a_failed_run_is_finished_by_the_next(host, offered, front, settings):
     before = {name: version(host, name, package) for name, package in offered.items()}
@@ -83,7 +69,7 @@ def test_hosts_are_patched_one_by_one_and_a_failed_run_is_finished_by_the_next(h
         assert broken.returncode == 2, broken.stdout[-3000:]
         assert f"{WEB[0]} failed at" in broken.stdout, broken.stdout[-3000:]
         assert f"{CACHE} needs a reboot" not in broken.stdout, "the run went on"
-        assert version(host, CACHE, "memcached") == before[CACHE] + "+trestle1"
+        assert version(host, CACHE, "memcached") == before[CACHE] + offers.HIGHER
         assert host(CACHE).check_output("systemctl is-active memcached") == "active"
         assert flags(host, CACHE) == [] and flags(host, WEB[0]) == ["patch"] and flags(host, WEB[1]) == []
         assert version(host, WEB[1], "pgpool2") == before[WEB[1]], "the next host was touched"
@@ -96,7 +82,7 @@ def test_hosts_are_patched_one_by_one_and_a_failed_run_is_finished_by_the_next(h
 
     assert changed(mended.stdout) == {CACHE, *WEB}, "what had nothing pending was touched"
     for name, package in offered.items():
-        assert version(host, name, package) == before[name] + "+trestle1", name
+        assert version(host, name, package) == before[name] + offers.HIGHER, name
         assert flags(host, name) == [], name
     assert all(started(host, name, "pgpool2") != when for name, when in pgpool.items()), "pgpool runs the old version"
     assert all(health(host(name), SITE, "ready")[0] == 200 for name in WEB)

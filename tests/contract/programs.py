@@ -16,6 +16,9 @@ def load(role: str, name: str) -> ModuleType:
     loader = importlib.machinery.SourceFileLoader(name.replace("-", "_"), str(path))
     module = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
     sys.modules[loader.name] = module
+    # As where it is installed, what it imports lies beside it.
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
     # Nothing must be written beside a program: roles ship the folder as it is.
     writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     loader.exec_module(module)

@@ -16,7 +16,6 @@ import programs
 import pytest
 
 ROLE = Path(__file__).resolve().parents[2] / "roles/gunicorn"
-sys.path.insert(0, str(ROLE / "files/usr/local/lib/trestle"))
 spec = importlib.util.spec_from_file_location("deploys", ROLE / "filter_plugins/deploys.py")
 deploys = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(deploys)
@@ -230,6 +229,25 @@ def test_silence_is_noticed_at_the_second_time(site, checks, gunicorn):
     watch.look()
     with pytest.raises(checks.Bad, match="does not answer any more"):
         watch.look()
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_first_deployment_is_not_watched(site, roll, monkeypatch, tmp_path, is_first):
+    shop = site()
+    if not is_first:
+        shop.switch(shop.wanted_setup())
+    monkeypatch.setattr(roll, "Supervisor", Supervisor)
+    once = roll.Roll([shop], {"load_balancers": [], "canary_seconds": 10, "sites": {"shop": SETTINGS}}, True)
+    monkeypatch.setattr(roll, "STATE", tmp_path)
+    for name in ("DRAIN", "CANARY", "PROGRAMS"):
+        monkeypatch.setattr(roll, name, tmp_path / name)
+    watched = []
+    monkeypatch.setattr(roll, "watch", lambda watches, seconds: watched.append(seconds))
+    monkeypatch.setattr(roll.Pool, "change", lambda *_: None)
+    monkeypatch.setattr(once, "reasons", lambda: ["shop: does not answer"])
+    monkeypatch.setattr(once, "start", lambda setups: None)
+    assert once.run()["changed"] is True
+    assert bool(watched) != is_first
 
 
 # The pool

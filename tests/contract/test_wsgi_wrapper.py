@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -51,7 +52,7 @@ def get(wrapper, tmp_path):
 
 def test_live_says_what_runs(get):
     status, body = get("/health/live")
-    assert (status, json.loads(body)) == (200, {**IDENTITY, "requests": {"answered": 0, "failed": 0}})
+    assert (status, json.loads(body)) == (200, {**IDENTITY, "requests": {"under_way": 0, "answered": 0, "failed": 0}})
 
 
 def test_live_counts_what_the_project_answers_in_every_worker(get):
@@ -62,7 +63,31 @@ def test_live_counts_what_the_project_answers_in_every_worker(get):
         get("/500"), get("/")
         os._exit(0)
     os.waitpid(worker, 0)
-    assert json.loads(get("/health/live")[1])["requests"] == {"answered": 6, "failed": 3}
+    assert json.loads(get("/health/live")[1])["requests"] == {"under_way": 0, "answered": 6, "failed": 3}
+
+
+def test_live_counts_what_is_under_way_but_not_of_a_worker_that_died(wrapper, tmp_path):
+    counters = wrapper.Counters()
+
+    def project(environ, start_response):
+        assert counters.totals()["under_way"] == 2
+        start_response("200 OK", [])
+        return []
+
+    application = wrapper.Health(project, IDENTITY, str(tmp_path / "questions"))
+    application.counters = counters
+    if (worker := os.fork()) == 0:
+        counters.add(under_way=1)
+        time.sleep(60)
+    counters.add(under_way=1)
+    while counters.totals()["under_way"] < 2:
+        time.sleep(0.01)
+    counters.add(under_way=-1)
+    application({"PATH_INFO": "/"}, lambda *_: None)
+    assert counters.totals() == {"under_way": 1, "answered": 1, "failed": 0}
+    os.kill(worker, signal.SIGKILL)
+    os.waitpid(worker, 0)
+    assert counters.totals()["under_way"] == 0
 
 
 def test_ready_notes_who_asked_and_when(get, tmp_path):

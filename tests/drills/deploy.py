@@ -141,6 +141,8 @@ class Drill:
     # One operation under the load.
 
     def take(self, step: Step) -> dict:
+        # Without that there would be nothing to patch in a lab that was made today.
+        offered = self.hosts.offer() if step.kind == "patch" else {}
         self.load.next_tally()
         before, began = self.hosts.identities(), time.time()
         log = self.folder / f"{len(self.state['steps']) + 1:03}-{step.kind}.log"
@@ -158,6 +160,11 @@ class Drill:
         }
         if done["failed"]:
             done["problems"].append(f"{done['failed']} requests failed")
+        if offered:
+            patched = self.hosts.versions()
+            done["touched"] = sorted(host for host in offered if patched[host] == offered[host])
+            done["problems"] += [f"{host} is not patched" for host in offered if host not in done["touched"]]
+            self.hosts.withdraw()
         self.state["steps"].append(done)
         self.save()
         self.tell(done)

@@ -8,7 +8,8 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from lab.containers import Lab
+from lab.containers import Lab, LabError
+from tests import offers
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "plugins/filter"))
 
@@ -22,7 +23,7 @@ class Hosts:
 
     def __init__(self, lab: Lab, site: str):
         self.site, self.lab = site, lab
-        found = lab.containers()
+        self.all = found = lab.containers()
         self.web = {name: found[name] for name in sorted(found) if "web" in lab.tiers(found[name])}
         self.databases = [container for container in found.values() if "db" in lab.tiers(container)]
         self.balancers = [container for container in found.values() if "lb" in lab.tiers(container)]
@@ -31,9 +32,13 @@ class Hosts:
     def run(container, *command: str) -> str:
         return container.exec_run(list(command), demux=True).output[0] or b""
 
-    def of_web(self, ask) -> dict:
+    @staticmethod
+    def of_each(containers: dict, ask) -> dict:
         with ThreadPoolExecutor(8) as pool:
-            return dict(zip(self.web, pool.map(ask, self.web.values()), strict=True))
+            return dict(zip(containers, pool.map(ask, containers.values()), strict=True))
+
+    def of_web(self, ask) -> dict:
+        return self.of_each(self.web, ask)
 
     def identities(self) -> dict[str, dict]:
         """Each web host's release and configuration, and the process that runs them."""
@@ -78,6 +83,30 @@ class Hosts:
         for container in self.balancers:
             count += len(self.run(container, "python3", "-c", script).split())
         return count
+
+    def packages(self, container) -> list[str]:
+        """What makes the host's tiers what they are."""
+        return sorted({package for tier in self.lab.tiers(container) for package in offers.OF_TIER[tier]})
+
+    def versions(self) -> dict[str, str]:
+        """The versions of those packages on every host, a line for each package."""
+        return self.of_each(
+            self.all, lambda host: self.run(host, "sh", "-c", offers.versions(self.packages(host))).decode()
+        )
+
+    def offer(self) -> dict[str, str]:
+        """Have each host find a higher version of its tier's own packages; what it will have then."""
+
+        def ask(container) -> None:
+            code, said = container.exec_run(["sh", "-c", offers.offer(self.packages(container))])
+            if code:
+                raise LabError(f"{container.name} cannot be offered a higher version: {said.decode()[-300:]}")
+
+        self.of_each(self.all, ask)
+        return {host: text.replace("\n", f"{offers.HIGHER}\n") for host, text in self.versions().items()}
+
+    def withdraw(self) -> None:
+        self.of_each(self.all, lambda host: self.run(host, "sh", "-c", offers.WITHDRAW))
 
     def psql(self, sql: str) -> list[str]:
         """Lines that the leader of the databases answers."""

@@ -25,7 +25,7 @@ SLOW_SECONDS = 5
 UPLOAD_BYTES = 64 * 1024
 # An attempt that takes longer has failed: the load balancers give up after 30 s.
 PATIENCE_SECONDS = 35
-MOST_IN_FLIGHT = 500
+MOST_IN_FLIGHT = 1500
 # So long may a page stay open before the browser asks for a file that it names.
 OPEN_SECONDS = 90
 # Who comes for the first time connects anew.

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import subprocess
-import sys
 import textwrap
 import time
 from contextlib import suppress
@@ -15,10 +13,8 @@ from pathlib import Path
 
 import yaml
 
-from lab.demo import accelerated
+from lab.demo import BIN, ROOT, to_be_read
 
-ROOT = Path(__file__).resolve().parents[2]
-BIN = Path(sys.executable).parent
 # A run that takes longer hangs.
 MOST_SECONDS = 1800
 
@@ -41,17 +37,12 @@ class Run:
 
 def play(env_name: str, log: Path, *arguments: str, fast: bool = False) -> Run:
     """A run against the lab; ``fast`` takes the accelerator."""
-    environment = (accelerated() if fast else dict(os.environ)) | {
-        "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
-        "ANSIBLE_FORCE_COLOR": "false",
-        "PATH": f"{BIN}:{os.environ['PATH']}",
-    }
     command = [str(BIN / "ansible-playbook"), "-i", env_name, "-i", "lab", *arguments]
     run, lines = Run(time.time()), []
     process = subprocess.Popen(
         command,
         cwd=ROOT,
-        env=environment,
+        env=to_be_read(fast),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

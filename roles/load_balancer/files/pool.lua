@@ -19,9 +19,19 @@ local function state(site, backend)
   return states:get(site .. "/" .. backend.host) or "up"
 end
 
+-- What no host could serve for a moment, as while the databases change their primary, waits here meanwhile. All at once
+-- would be too much afterwards: each waits as long as the hold lasted, so that they go on as they came.
+local function hold()
+  if not states:get("held") then return end
+  local came = ngx.now()
+  repeat ngx.sleep(0.1) until not states:get("held")
+  ngx.sleep(math.max(0, came - states:get("held since")))
+end
+
 -- Before the request is passed on: line up the backends that are in, beginning with another one each time. A canary
 -- takes its turns of what may be asked again, in a location of its own, where another host is asked after any failure.
 function pool.choose(site, canaries_place)
+  hold()
   local up, canaries = {}, {}
   for _, backend in ipairs(sites[site]) do
     local is = state(site, backend)
@@ -90,6 +100,16 @@ function pool.answer()
     end
   end
   ngx.say(cjson.encode(view()))
+end
+
+-- PUT ?seconds=: requests are held, for so long at most. DELETE: they go on.
+function pool.answer_hold()
+  local seconds = ngx.req.get_method() == "PUT" and tonumber(ngx.var.arg_seconds) or 0
+  if seconds > 0 then
+    states:set("held since", ngx.now())
+    states:set("held", true, seconds)
+  else states:delete("held") end
+  ngx.exit(ngx.HTTP_NO_CONTENT)
 end
 
 return pool

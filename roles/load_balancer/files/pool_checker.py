@@ -89,10 +89,10 @@ def outdated(answers: dict[str, Answer]) -> set[str]:
     }
 
 
-def ask(address: str, port: int) -> Answer:
+def ask(address: str, port: int, path: str = "ready") -> Answer:
     connection = http.client.HTTPConnection(address, port, timeout=TIMEOUT_SECONDS)
     try:
-        connection.request("GET", "/health/ready", headers={"Connection": "close"})
+        connection.request("GET", f"/health/{path}", headers={"Connection": "close"})
         response = connection.getresponse()
         return Answer(response.status, response.read(ANSWER_BYTES).decode(errors="replace"))
     except (OSError, http.client.HTTPException) as error:

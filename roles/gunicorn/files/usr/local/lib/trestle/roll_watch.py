@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import time
 
-from roll_sites import Site, Supervisor, load
+from host_processes import processes
+from roll_sites import Site, Supervisor
 
 PERIOD_SECONDS = 0.5
 # So many answers with an error are no accident, whatever the share.
 ERRORS_ALLOWED = 2
 # A process that ended so often before it was ready will not come up.
 STARTS_ALLOWED = 2
-
-
-all_processes = load("memory-limit").processes
 
 
 class Bad(Exception):
@@ -81,7 +79,7 @@ class Watch:
             if main:
                 found[main] = entry["name"]
             if main and entry["name"] == f"{self.site.name}-gunicorn":
-                workers = (process.pid for process in all_processes().values() if process.parent == main)
+                workers = (process.pid for process in processes().values() if process.parent == main)
                 found |= dict.fromkeys(workers, "a worker of gunicorn")
         return found
 

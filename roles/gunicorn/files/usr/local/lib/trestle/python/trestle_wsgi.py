@@ -1,7 +1,7 @@
 """The WSGI application that gunicorn runs: the project's own, with the health answers before it.
 
-GET /health/live   200 {"site", "host", "release", "digest", "requests": {"answered", "failed"}}; failed are answers of
-                   status 500 and above, of all workers since the start
+GET /health/live   200 {"site", "host", "release", "digest", "requests": {"under_way", "answered", "failed"}}; failed
+                   are answers of status 500 and above, of all workers since the start
 GET /health/ready  200 with "ready": true, or 503 with "ready": false and "reasons"; "deploy" is the number of the last
                    deploy that this host took part in to the end, and "canary": true says that its release is watched
 
@@ -83,24 +83,34 @@ def load(name, app_type):
 
 
 class Counters:
-    """The project's answers, counted in memory that the workers share: they are forked after it was made."""
+    """The project's requests, counted in memory that the workers share: they are forked after it was made."""
 
     # Workers have numbers near each other, and so a slot each; two in one slot would now and then lose a count.
     SLOTS = 512
-    SLOT = struct.Struct("QQ")
+    SLOT = struct.Struct("qqqq")
 
     def __init__(self):
         self.memory, self.lock = mmap.mmap(-1, self.SLOTS * self.SLOT.size), threading.Lock()
 
-    def add(self, status):
-        offset = os.getpid() % self.SLOTS * self.SLOT.size
+    def add(self, under_way=0, answered=0, failed=0):
+        process = os.getpid()
+        offset = process % self.SLOTS * self.SLOT.size
         with self.lock:
-            answered, failed = self.SLOT.unpack_from(self.memory, offset)
-            self.SLOT.pack_into(self.memory, offset, answered + 1, failed + (status >= "500"))
+            holder, *counts = self.SLOT.unpack_from(self.memory, offset)
+            if holder != process:
+                # It has ended, and answers no more.
+                counts[0] = 0
+            counts = [count + more for count, more in zip(counts, (under_way, answered, failed), strict=True)]
+            self.SLOT.pack_into(self.memory, offset, process, *counts)
 
     def totals(self):
         slots = list(self.SLOT.iter_unpack(self.memory))
-        return {"answered": sum(slot[0] for slot in slots), "failed": sum(slot[1] for slot in slots)}
+        alive = [slot for slot in slots if slot[1] > 0 and os.path.exists(f"/proc/{slot[0]}")]
+        return {
+            "under_way": sum(slot[1] for slot in alive),
+            "answered": sum(slot[2] for slot in slots),
+            "failed": sum(slot[3] for slot in slots),
+        }
 
 
 class Health:
@@ -127,16 +137,19 @@ class Health:
         """The project's answer, counted."""
 
         def counted(status, *arguments, **options):
-            self.counters.add(status)
+            self.counters.add(answered=1, failed=status >= "500")
             return start_response(status, *arguments, **options)
 
         # Until the thread's next request: a body that is streamed comes after this call.
         request_id.set(environ.get("HTTP_X_REQUEST_ID", "-"))
+        self.counters.add(under_way=1)
         try:
             return self.project(environ, counted)
         except Exception:
-            self.counters.add("500")
+            self.counters.add(answered=1, failed=1)
             raise
+        finally:
+            self.counters.add(under_way=-1)
 
     def __call__(self, environ, start_response):
         path = environ.get("PATH_INFO", "")
