@@ -7,8 +7,8 @@ import time
 
 import pytest
 import requests
-from conftest import TIERS, hosts_of
-from runs import wait
+from conftest import ENV, TIERS, hosts_of
+from runs import ansible_playbook, wait
 
 SETTLE_SECONDS = 120
 FAULT_SECONDS = 60
@@ -101,6 +101,16 @@ def test_munin_draws_every_host_of_the_inventory_and_no_other(monitor):
         )
         assert graph.headers["Content-Type"] == "image/png"
         assert graph.content.startswith(b"\x89PNG\r\n") and len(graph.content) > 2000
+
+
+def test_a_run_waits_where_cron_is_drawing_the_first_graphs(monitor):
+    """Munin refuses to be run twice at a time, and its lock is a file with the number of a process."""
+    page, lock = "/var/cache/munin/www/index.html", "/run/munin/munin-update.lock"
+    monitor.host.check_output(f"rm {page}")
+    monitor.host.check_output(f"runuser -u munin -- sh -c 'sleep 25 >/dev/null 2>&1 & echo $! > {lock}'")
+    done = ansible_playbook(ENV, "site.yml", "--tags", "munin", "--limit", hosts_of("monitor")[0], fast=True)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert monitor.host.file(page).exists
 
 
 def test_a_fault_shows_and_heals(monitor, host):
