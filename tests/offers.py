@@ -13,7 +13,8 @@ OF_TIER = {
     "media": ["nginx"],
     "db": ["etcd-server", "postgresql-17"],
     "web": ["pgpool2"],
-    "lb": ["keepalived", "nginx"],
+    "lb": ["nginx"],
+    "vip": ["keepalived"],
     "monitor": ["nagios4-core"],
 }
 # The same package as is installed, but for its version. Compressing it would take longer than all else.

@@ -86,7 +86,8 @@ class Hosts:
 
     def packages(self, container) -> list[str]:
         """What makes the host's tiers what they are."""
-        return sorted({package for tier in self.lab.tiers(container) for package in offers.OF_TIER[tier]})
+        tiers = self.lab.table_tiers(self.all, container.labels["trestle.host"])
+        return sorted({package for tier in tiers for package in offers.OF_TIER.get(tier, [])})
 
     def versions(self) -> dict[str, str]:
         """The versions of those packages on every host, a line for each package."""
