@@ -78,6 +78,8 @@ class Drill:
         self.lab_id = hashlib.sha256(lab.ca_file.read_bytes()).hexdigest()[:12]
         self.domain = demo.sites_of(lab.env_name)[SITE]["domains"][0]
         self.load: Load | None = None
+        # What each host is to have after it was patched.
+        self.offered: dict[str, str] = {}
 
     def save(self) -> None:
         unfinished = self.file.with_suffix(".new")
@@ -141,8 +143,6 @@ class Drill:
     # One operation under the load.
 
     def take(self, step: Step) -> dict:
-        # Without that there would be nothing to patch in a lab that was made today.
-        offered = self.hosts.offer() if step.kind == "patch" else {}
         self.load.next_tally()
         before, began = self.hosts.identities(), time.time()
         log = self.folder / f"{len(self.state['steps']) + 1:03}-{step.kind}.log"
@@ -160,10 +160,10 @@ class Drill:
         }
         if done["failed"]:
             done["problems"].append(f"{done['failed']} requests failed")
-        if offered:
+        if step.kind == "patch":
             patched = self.hosts.versions()
-            done["touched"] = sorted(host for host in offered if patched[host] == offered[host])
-            done["problems"] += [f"{host} is not patched" for host in offered if host not in done["touched"]]
+            done["touched"] = sorted(host for host in patched if patched[host] == self.offered[host])
+            done["problems"] += [f"{host} is not patched" for host in patched if host not in done["touched"]]
             self.hosts.withdraw()
         self.state["steps"].append(done)
         self.save()
@@ -259,6 +259,9 @@ class Drill:
             steps = round_of(number, self.versions, self.lab.env_name, self.folder)
             left = [s for s in steps if s.kind in kinds and (s.kind, s.name, number) not in done]
             if left:
+                if any(step.kind == "patch" for step in left):
+                    # Without that there would be nothing to patch in a lab that was made today.
+                    self.offered = demo.step("something to patch on every host", self.hosts.offer)
                 self.begin()
                 time.sleep(SETTLE_SECONDS)
                 for step in left:
