@@ -162,8 +162,9 @@ class Drill:
             done["problems"].append(f"{done['failed']} requests failed")
         if step.kind == "patch":
             patched = self.hosts.versions()
-            done["touched"] = sorted(host for host in patched if patched[host] == self.offered[host])
-            done["problems"] += [f"{host} is not patched" for host in patched if host not in done["touched"]]
+            bad = {host: had for host, had in patched.items() if had != self.offered[host]}
+            done["touched"] = sorted(patched.keys() - bad.keys())
+            done["problems"] += [f"{host} has {had!r}, not {self.offered[host]!r}" for host, had in bad.items()]
             self.hosts.withdraw()
         self.state["steps"].append(done)
         self.save()
