@@ -211,6 +211,19 @@ def test_with_every_host_drained_visitors_get_the_error_page_quickly(host, sessi
     assert session.get(dynamic(name), timeout=10).status_code == 404
 
 
+def test_hosts_that_the_checker_had_no_answer_of_are_asked_where_nobody_is_up(host, front, session, name):
+    balancer = holders(host, front.address)[0]
+    try:
+        host(balancer).run("systemctl stop pool-checker")
+        down = {site: dict.fromkeys(hosts, "down") for site, hosts in pool(host, balancer).items()}
+        told = host(balancer).check_output("curl -sS -m 3 -X PUT -d %s http://127.0.0.1:8079/pool", json.dumps(down))
+        assert {backend["state"] for hosts in json.loads(told).values() for backend in hosts.values()} == {"down"}
+        assert session.get(dynamic(name), timeout=10).status_code == 404
+    finally:
+        host(balancer).run("systemctl start pool-checker")
+    assert wait(DRAIN_SECONDS, lambda: in_state(host, "up", *WEB)), journal(host, balancer, "pool-checker")
+
+
 def test_without_a_checker_every_host_counts_as_up(host, front, session, name):
     balancer = holders(host, front.address)[0]
     try:

@@ -32,13 +32,16 @@ end
 -- takes its turns of what may be asked again, in a location of its own, where another host is asked after any failure.
 function pool.choose(site, canaries_place)
   hold()
-  local up, canaries = {}, {}
+  local up, canaries, down = {}, {}, {}
   for _, backend in ipairs(sites[site]) do
     local is = state(site, backend)
     if is == "up" then up[#up + 1] = backend
-    elseif is == "canary" then canaries[#canaries + 1] = backend end
+    elseif is == "canary" then canaries[#canaries + 1] = backend
+    elseif is == "down" then down[#down + 1] = backend end
   end
   if #up == 0 then up, canaries = canaries, {} end
+  -- It may only be too busy to answer the checker in time.
+  if #up == 0 then up = down end
   if #up == 0 then return ngx.exit(ngx.HTTP_SERVICE_UNAVAILABLE) end
   local turn = states:incr("turn of " .. site, 1, 0)
   if REPEATABLE[ngx.req.get_method()] and turn % (#up + #canaries) < #canaries then
