@@ -86,16 +86,20 @@ def turns_bad(act: str) -> list[Edit]:
     return [Edit("newsroom/bad.py", TURNS_BAD.format(act=act)), Edit("newsroom/settings.py", MIDDLEWARE)]
 
 
-def at_start(lines: str) -> list[Edit]:
-    """What happens when the application is loaded; the build's checks do not load it."""
-    return [Edit("newsroom/wsgi.py", f"import os\n{lines}", "import os\n")]
+def at_start(line: str) -> list[Edit]:
+    """What happens when gunicorn loads the application, and not where the build's checks do."""
+    return [
+        Edit(
+            "newsroom/wsgi.py", f'import os\n\nif "TRESTLE_SERVES_REQUESTS" in os.environ:\n    {line}\n', "import os\n"
+        )
+    ]
 
 
 AUTHOR = "    author = models.CharField(max_length=100)\n"
 # Eight ways for a release to be bad.
 BAD = {
-    "import error": at_start("import a_module_that_nobody_wrote\n"),
-    "never ready": at_start("import time\n\ntime.sleep(3600)\n"),
+    "import error": at_start("import a_module_that_nobody_wrote"),
+    "never ready": at_start("__import__('time').sleep(3600)"),
     "ready, then 500s": turns_bad('raise RuntimeError("this release is bad")'),
     "workers killed for memory": turns_bad('KEPT or KEPT.append(b"x" * (100 * 2**20))'),
     "hangs": turns_bad("time.sleep(600)"),
