@@ -68,12 +68,12 @@ def test_it_waits_until_twice_nothing_is_under_way(wait, gunicorn, capsys):
 
 
 def test_it_waits_no_longer_than_it_may(wait, capsys):
-    assert 0.3 < wait([3], 0.3) < 2
+    assert 0.3 < wait([3], 0.3) < 5
     assert capsys.readouterr().out == "after 0.3 s 3 requests are not answered\n"
 
 
 def test_a_wrapper_that_counts_nothing_is_not_waited_for(wait, balancer):
-    assert wait([None], 5) < 2
+    assert wait([None], 20) < 10
     with ThreadPoolExecutor() as executor:
         assert balancer.under_way([], executor) == 0
 
@@ -100,7 +100,7 @@ def pgpool(tmp_path, monkeypatch):
     ("code", "wanted", "status"), [(0, [], 0), (1, [], 0), (2, [], 1), (0, ["whole"], 0), (1, ["whole"], 1)]
 )
 def test_a_standby_that_is_missing_matters_where_all_are_wanted(pgpool, code, wanted, status, capsys):
-    pgpool.look(5, code)
+    pgpool.look(60, code)
     assert pgpool.main("0.2", *wanted) == status
     assert capsys.readouterr().err == ("pgpool after 0.2 s: primary None\n" if status else "")
 
@@ -108,5 +108,5 @@ def test_a_standby_that_is_missing_matters_where_all_are_wanted(pgpool, code, wa
 def test_what_the_follower_saw_before_does_not_count(pgpool):
     pgpool.look(0.5, 0)
     assert pgpool.main("0.2") == 1
-    threading.Timer(0.2, pgpool.look, (5, 0)).start()
-    assert pgpool.main("2") == 0
+    threading.Timer(0.2, pgpool.look, (20, 0)).start()
+    assert pgpool.main("10") == 0
