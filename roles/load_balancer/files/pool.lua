@@ -16,7 +16,8 @@ local file = assert(io.open(FILE))
 local sites = assert(cjson.decode(file:read("*a")))
 file:close()
 
-local pool = {}
+-- Where Perlbal chooses: its port of each site, on this host.
+local pool = { perlbal_ports = {} }
 
 local function state(site, backend)
   return states:get(site .. "/" .. backend.host) or "up"
@@ -43,6 +44,18 @@ local function be_quick(seconds, usual_seconds)
   ngx.ctx.seconds, ngx.var.trestle_first_try = { seconds, usual_seconds }, "1"
 end
 
+-- Perlbal chooses one itself, while it has its pools from the checker and nobody stops it; where it is not there all the
+-- same, the request goes past it.
+local function perlbal_port(site)
+  if states:get("perlbal/steered") == "up" and not states:get("perlbal/stopping") then return pool.perlbal_ports[site] end
+end
+
+local function choose_perlbal(port)
+  local ctx = ngx.ctx
+  local other = ctx.backends[ctx.turn % #ctx.backends + 1]
+  ctx.backends, ctx.turn = { { address = "127.0.0.1", port = port }, other }, 0
+end
+
 -- Before the request is passed on: line up the backends that are in, beginning with another one each time. What may be
 -- asked again is, where the first does not answer soon: it may be frozen. A canary takes its turns of that, in a location
 -- of its own, where another host is asked after any failure.
@@ -60,6 +73,8 @@ function pool.choose(site, usual_seconds)
   local repeatable = REPEATABLE[ngx.req.get_method()]
   if repeatable and turn % (#up + #canaries) < #canaries then return ngx.exec("@canary") end
   ngx.ctx.backends, ngx.ctx.turn, ngx.ctx.tried = up, turn, 0
+  local port = perlbal_port(site)
+  if port then return choose_perlbal(port) end
   if repeatable and #up > 1 and not patient(site) then be_quick(pool.first_try_seconds, usual_seconds) end
 end
 
@@ -121,7 +136,8 @@ local function view()
   return seen
 end
 
--- GET: the pool as it is. PUT {site: {host: state}}: what the checker found.
+-- GET: the pool as it is. PUT {site: {host: state}}: what the checker found; of "perlbal", whether it is "steered", and by
+-- who stops it, "stopping".
 function pool.answer()
   if ngx.req.get_method() == "PUT" then
     ngx.req.read_body()
