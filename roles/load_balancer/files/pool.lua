@@ -16,7 +16,7 @@ local file = assert(io.open(FILE))
 local sites = assert(cjson.decode(file:read("*a")))
 file:close()
 
--- Where Perlbal chooses: its port of each site, on this host.
+-- Perlbal's port of each site, on this host; the checker says whether Perlbal chooses.
 local pool = { perlbal_ports = {} }
 
 local function state(site, backend)
