@@ -43,8 +43,8 @@ example: venv ## The example project's own tests
 test: venv ## Everything CI checks: lint, contract tests, the example's tests, production and projects not ours in containers
 	@$(BIN)/python -m tools.test default projects
 
-test-all: venv ## `make test`, and the same for staging, dev and more projects
-	@TRESTLE_LONG=all $(BIN)/python -m tools.test default projects staging dev projects-small
+test-all: venv ## `make test`, and the same for staging, perlbal, dev and more projects
+	@TRESTLE_LONG=all $(BIN)/python -m tools.test default projects staging perlbal dev projects-small
 
 bench: venv ## Measure the budgets: demo from nothing, second runs, tasks, memory
 	@$(BIN)/python -m lab bench

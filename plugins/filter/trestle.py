@@ -12,6 +12,7 @@ from ansible.module_utils.common.text.formatters import human_to_bytes
 
 SITE_PORT_FIRST = 8100
 SITE_PORT_COUNT = 800
+PERLBAL_PORT_OFFSET = 1000
 
 
 def resolve(name: str) -> str:
@@ -59,6 +60,7 @@ def complete_sites(sites: dict, defaults: dict, key: str) -> list[dict]:
             "user": identifier.replace("_", "-"),
             "root": f"/srv/{name}",
             "port": site_port(name),
+            "perlbal_port": int(site.get("port", site_port(name))) + PERLBAL_PORT_OFFSET,
             "wsgi_module": site.get("settings_module", "").split(".")[0] + ".wsgi",
             "database": identifier,
             "database_user": identifier,

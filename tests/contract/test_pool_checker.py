@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import importlib.util
 import json
+import socket
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -142,5 +143,51 @@ def test_nobody_there_is_a_failure_and_not_an_error():
 def test_the_whole_pool_is_told(server, monkeypatch):
     monkeypatch.setattr(checker, "NGINX", ("127.0.0.1", server.server_port))
     TOLD.clear()
-    checker.tell({("blog", "web1"): checker.State("up"), ("blog", "web2"): checker.State("down")})
-    assert TOLD == [{"blog": {"web1": "up", "web2": "down"}}]
+    checker.tell({("blog", "web1"): checker.State("up"), ("blog", "web2"): checker.State("down")}, perlbal="up")
+    assert TOLD == [{"blog": {"web1": "up", "web2": "down"}, "perlbal": {"steered": "up"}}]
+
+
+POOL = {
+    "my-site": [{"host": f"web{number}", "address": f"192.0.2.{number}", "port": 8100} for number in (1, 2, 3)],
+}
+
+
+@pytest.mark.parametrize(
+    ("names", "has", "commands"),
+    [
+        ("up up up", "123", []),
+        ("up drained down", "123", ["remove 192.0.2.2:8100", "remove 192.0.2.3:8100"]),
+        ("up up up", "2", ["add 192.0.2.1:8100", "add 192.0.2.3:8100"]),
+        # A canary gets its requests past Perlbal, unless there is nobody else.
+        ("up canary outdated", "123", ["remove 192.0.2.2:8100", "remove 192.0.2.3:8100"]),
+        ("down canary down", "13", ["add 192.0.2.2:8100", "remove 192.0.2.1:8100", "remove 192.0.2.3:8100"]),
+        ("down down down", "1", ["remove 192.0.2.1:8100"]),
+    ],
+)
+def test_perlbal_s_pool_is_what_is_up(monkeypatch, names, has, commands):
+    told = []
+
+    def answer(*lines):
+        if lines[0].startswith("show"):
+            return [f"192.0.2.{number}:8100 7" for number in has] + ["."]
+        told.extend(lines)
+
+    monkeypatch.setattr(checker, "perlbal", answer)
+    states = {("my-site", f"web{number}"): checker.State(name) for number, name in enumerate(names.split(), 1)}
+    checker.steer(POOL, states)
+    assert told == [f"pool my_site {command}" for command in commands]
+
+
+def test_what_perlbal_refuses_is_an_error(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        monkeypatch.setattr(checker, "PERLBAL", listener.getsockname())
+
+        def refuse():
+            connection, _ = listener.accept()
+            with connection:
+                assert connection.recv(99) == b"pool x add 192.0.2.1:80\nquit\n"
+                connection.sendall(b"ERROR: Pool 'x' not found\r\n")
+
+        threading.Thread(target=refuse, daemon=True).start()
+        with pytest.raises(OSError, match="not found"):
+            checker.perlbal("pool x add 192.0.2.1:80")

@@ -183,6 +183,7 @@ CASES = [
     ),
     ("webs/x", 1, "production/group_vars/webs.yml: there is no group webs: did you mean web?"),
     # Variables' values.
+    ("main/lb_engine", "perlball", f"{MAIN}: lb_engine is 'perlball': did you mean perlbal?"),
     ("main/certificates_source", "acme", f"{MAIN}: certificates_source is 'acme': known are ca, files."),
     ("main/certificates_source", "file", f"{MAIN}: certificates_source is 'file': did you mean files?"),
     (

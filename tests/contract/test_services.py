@@ -37,7 +37,7 @@ def test_every_key_of_the_table_is_explained_at_its_head_and_used():
 def test_names_are_unique_and_every_service_says_where_it_runs_and_who_may_come():
     assert not [name for name, count in Counter(service["name"] for service in SERVICES).items() if count > 1]
     for service in SERVICES:
-        assert service["tier"] in {"all", "vip", *TIERS}, service
+        assert service["tier"] in {"all", "vip", "perlbal", *TIERS}, service
         assert isinstance(service["from"], list), service
         assert set(service["from"]) <= {*TIERS, "admin", "world"}, service
         assert service.get("protocol", "tcp") in PROTOCOLS, service

@@ -139,6 +139,40 @@ def test_everything_else_is_the_project_s(get, path):
     assert get(path) == (200, b"project")
 
 
+class Streamed(list):
+    streaming = True
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "status"),
+    [
+        ([], [b"whole"], 200),
+        ([("Content-Length", "5")], iter([b"whole"]), 200),
+        ([], iter([b"pie", b"ces"]), 504),
+        ([("Content-Length", "6")], Streamed([b"pie", b"ces"]), 504),
+    ],
+)
+def test_what_comes_in_pieces_is_refused_where_another_host_can_be_asked(wrapper, tmp_path, headers, body, status):
+    """Once it has begun nobody else can be asked, and a first try's time is short."""
+
+    def project(environ, start_response):
+        assert "HTTP_X_TRESTLE_FIRST_TRY" not in environ
+        start_response("200 OK", headers)
+        return body
+
+    def ask(**environ):
+        said = []
+        application = wrapper.Health(project, IDENTITY, str(tmp_path))
+        text = b"".join(application({"PATH_INFO": "/"} | environ, lambda status, headers: said.append(status)))
+        return int(said[0].split()[0]), text
+
+    first, text = ask(HTTP_X_TRESTLE_FIRST_TRY="1")
+    assert first == status
+    assert text == (b"whole" if status == 200 else b"")
+    if status == 504:
+        assert ask() == (200, b"pieces")
+
+
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)

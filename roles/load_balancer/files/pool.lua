@@ -5,15 +5,19 @@ local balancer = require "ngx.balancer"
 local cjson = require "cjson.safe"
 
 local FILE, TTL = "/etc/nginx/trestle/pool.json", 10
+-- So long is it remembered that a page's last answer was slow; after so many first tries that ended for nothing in so many
+-- seconds a site has none.
+local SLOW_TTL, WASTED_MOST, WASTED_TTL = 600, 10, 10
 local KNOWN = { up = true, canary = true, drained = true, down = true, outdated = true }
 local REPEATABLE = { GET = true, HEAD = true }
-local states = ngx.shared.trestle_pool
+local states, slow = ngx.shared.trestle_pool, ngx.shared.trestle_slow
 
 local file = assert(io.open(FILE))
 local sites = assert(cjson.decode(file:read("*a")))
 file:close()
 
-local pool = {}
+-- Perlbal's port of each site, on this host; the checker says whether Perlbal chooses.
+local pool = { perlbal_ports = {} }
 
 local function state(site, backend)
   return states:get(site .. "/" .. backend.host) or "up"
@@ -28,9 +32,34 @@ local function hold()
   ngx.sleep(math.max(0, came - states:get("held since")))
 end
 
--- Before the request is passed on: line up the backends that are in, beginning with another one each time. A canary
--- takes its turns of what may be asked again, in a location of its own, where another host is asked after any failure.
-function pool.choose(site, canaries_place)
+-- Whether a first try would be in vain: the page's last answer took longer, or more and more first tries of the site end
+-- for nothing, since all hosts are busy; asking two of them makes that worse.
+local function patient(site)
+  return slow:get(site .. ngx.var.uri) or (slow:get("wasted by " .. site) or 0) >= WASTED_MOST
+end
+
+-- The first host has so many seconds to begin its answer, the next the usual time. What might pause later, gunicorn
+-- refuses in a first try.
+local function be_quick(seconds, usual_seconds)
+  ngx.ctx.seconds, ngx.var.trestle_first_try = { seconds, usual_seconds }, "1"
+end
+
+-- Perlbal chooses one itself, while it has its pools from the checker and nobody stops it; where it is not there all the
+-- same, the request goes past it.
+local function perlbal_port(site)
+  if states:get("perlbal/steered") == "up" and not states:get("perlbal/stopping") then return pool.perlbal_ports[site] end
+end
+
+local function choose_perlbal(port)
+  local ctx = ngx.ctx
+  local other = ctx.backends[ctx.turn % #ctx.backends + 1]
+  ctx.backends, ctx.turn = { { address = "127.0.0.1", port = port }, other }, 0
+end
+
+-- Before the request is passed on: line up the backends that are in, beginning with another one each time. What may be
+-- asked again is, where the first does not answer soon: it may be frozen. A canary takes its turns of that, in a location
+-- of its own, where another host is asked after any failure.
+function pool.choose(site, usual_seconds)
   hold()
   local up, canaries, down = {}, {}, {}
   for _, backend in ipairs(sites[site]) do
@@ -44,10 +73,12 @@ function pool.choose(site, canaries_place)
   if #up == 0 then up = down end
   if #up == 0 then return ngx.exit(ngx.HTTP_SERVICE_UNAVAILABLE) end
   local turn = states:incr("turn of " .. site, 1, 0)
-  if REPEATABLE[ngx.req.get_method()] and turn % (#up + #canaries) < #canaries then
-    return ngx.exec(canaries_place)
-  end
+  local repeatable = REPEATABLE[ngx.req.get_method()]
+  if repeatable and turn % (#up + #canaries) < #canaries then return ngx.exec("@canary") end
   ngx.ctx.backends, ngx.ctx.turn, ngx.ctx.tried = up, turn, 0
+  local port = perlbal_port(site)
+  if port then return choose_perlbal(port) end
+  if repeatable and #up > 1 and not patient(site) then be_quick(pool.first_try_seconds, usual_seconds) end
 end
 
 -- In the canaries' own location: a canary, which has so many seconds, and then one that is up and has the usual time.
@@ -62,7 +93,8 @@ function pool.choose_canary(site, seconds, usual_seconds)
   local other = up[turn % math.max(#up, 1) + 1]
   if not (canary or other) then return ngx.exit(ngx.HTTP_SERVICE_UNAVAILABLE) end
   ngx.ctx.backends = canary and { canary, other } or { other }
-  ngx.ctx.turn, ngx.ctx.tried, ngx.ctx.seconds = 0, 0, { canary and seconds or usual_seconds, usual_seconds }
+  ngx.ctx.turn, ngx.ctx.tried = 0, 0
+  if canary and other then be_quick(seconds, usual_seconds) end
 end
 
 -- For the first try and, where nginx may repeat the request, for the next: never the same backend twice.
@@ -71,8 +103,25 @@ function pool.connect()
   if ctx.tried == 0 and #ctx.backends > 1 then balancer.set_more_tries(1) end
   local backend = ctx.backends[(ctx.turn + ctx.tried) % #ctx.backends + 1]
   ctx.tried = ctx.tried + 1
-  if ctx.seconds then assert(balancer.set_timeouts(nil, nil, ctx.seconds[ctx.tried])) end
+  if ctx.seconds then
+    assert(balancer.set_timeouts(nil, nil, ctx.seconds[ctx.tried]))
+    if ctx.tried == 2 then
+      ngx.var.trestle_first_try = ""
+      assert(balancer.recreate_request())
+    end
+  end
   assert(balancer.set_current_peer(backend.address, backend.port))
+end
+
+-- After the answer: whether the page is slow, and whether its first try was of use.
+function pool.learn(site)
+  local took, page = {}, site .. ngx.var.uri
+  for each in (ngx.var.upstream_response_time or ""):gmatch("[%d.]+") do took[#took + 1] = tonumber(each) end
+  if #took == 0 then return end
+  local refused = #took == 2 and took[1] < pool.first_try_seconds and ngx.var.upstream_status:find("^504")
+  local is = refused and "in pieces" or took[#took] > pool.first_try_seconds and "slow" or nil
+  if is or slow:get(page) == "slow" then slow:set(page, is, SLOW_TTL) end
+  if ngx.ctx.seconds and #took == 2 then slow:incr("wasted by " .. site, is and 1 or -1, 0, WASTED_TTL) end
 end
 
 local function view()
@@ -90,7 +139,8 @@ local function view()
   return seen
 end
 
--- GET: the pool as it is. PUT {site: {host: state}}: what the checker found.
+-- GET: the pool as it is. PUT {site: {host: state}}: what the checker found; of "perlbal", whether it is "steered", and by
+-- who stops it, "stopping".
 function pool.answer()
   if ngx.req.get_method() == "PUT" then
     ngx.req.read_body()

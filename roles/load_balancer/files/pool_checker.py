@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # Ansible managed
-"""Asks every web host twice a second whether it is ready, and tells the nginx of this load balancer.
+"""Asks every web host twice a second whether it is ready, and tells the nginx and the Perlbal of this load balancer.
 
 It is the only writer of the pool. One that is drained is out at once; one that does not answer, or answers anything
 else, is out after the second time; one that is ready is in at once, unless it missed a deploy while it was away; one
@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
+import socket
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 POOL_FILE = Path("/etc/nginx/trestle/pool.json")
-NGINX = ("127.0.0.1", 8079)
+NGINX, PERLBAL = ("127.0.0.1", 8079), ("127.0.0.1", 60000)
 PERIOD_SECONDS = 0.5
 TIMEOUT_SECONDS = 1.0
 FAILURES_ALLOWED = 1
@@ -101,9 +103,9 @@ def ask(address: str, port: int, path: str = "ready") -> Answer:
         connection.close()
 
 
-def tell(states: dict[tuple[str, str], State]) -> None:
-    """Write the whole pool into nginx: it forgets what is not repeated."""
-    pool: dict[str, dict[str, str]] = {}
+def tell(states: dict[tuple[str, str], State], perlbal: str = "down") -> None:
+    """Write the whole pool into nginx, which forgets what is not repeated, and whether Perlbal has the same."""
+    pool: dict[str, dict[str, str]] = {"perlbal": {"steered": perlbal}}
     for (site, host), state in states.items():
         pool.setdefault(site, {})[host] = state.name
     connection = http.client.HTTPConnection(*NGINX, timeout=TIMEOUT_SECONDS)
@@ -135,22 +137,64 @@ def check(pool: dict, states: dict, executor: ThreadPoolExecutor) -> dict[tuple[
     return after
 
 
+def perlbal(*commands: str) -> list[str]:
+    """What this load balancer's Perlbal answers, line by line."""
+    with socket.create_connection(PERLBAL, timeout=TIMEOUT_SECONDS) as connection:
+        connection.sendall("".join(f"{command}\n" for command in (*commands, "quit")).encode())
+        lines = connection.makefile().read().splitlines()
+    if errors := [line for line in lines if line.startswith("ERROR")]:
+        raise OSError(errors[0])
+    return lines
+
+
+def steer(pool: dict, states: dict[tuple[str, str], State]) -> None:
+    """Make Perlbal's pools equal to what is up: it begins with every host, and whenever it is started it begins anew.
+
+    It knows no methods: a canary gets what nginx sends it past Perlbal, and is in the pool only where nobody is up.
+    """
+    commands = []
+    for site, members in pool.items():
+        name = re.sub(r"\W", "_", site)
+        nodes = {f"{member['address']}:{member['port']}": states[site, member["host"]].name for member in members}
+        best = "up" if "up" in nodes.values() else "canary"
+        wanted = {node for node, state in nodes.items() if state == best}
+        has = {line.split()[0] for line in perlbal(f"show pool {name}") if ":" in line}
+        commands += [f"pool {name} add {node}" for node in sorted(wanted - has)]
+        commands += [f"pool {name} remove {node}" for node in sorted(has - wanted)]
+    if commands:
+        perlbal(*commands)
+
+
+class Listener:
+    """One who is told the pool each round: ``hears`` after the last one; what changes is logged."""
+
+    def __init__(self, name: str):
+        self.name, self.hears = name, True
+
+    def say(self, function, *arguments) -> None:
+        try:
+            function(*arguments)
+            if not self.hears:
+                print(f"{self.name} hears again", flush=True)
+            self.hears = True
+        except (OSError, http.client.HTTPException) as error:
+            if self.hears:
+                print(f"{self.name} does not hear: {error}", file=sys.stderr, flush=True)
+            self.hears = False
+
+
 def main() -> None:
     states: dict[tuple[str, str], State] = {}
-    heard = True
+    nginx = Listener("nginx")
+    perlbal = Listener("Perlbal") if "--perlbal" in sys.argv else None
     with ThreadPoolExecutor(max_workers=64) as executor:
         while True:
             begun = time.monotonic()
-            states = check(json.loads(POOL_FILE.read_text()), states, executor)
-            try:
-                tell(states)
-                if not heard:
-                    print("nginx hears again", flush=True)
-                heard = True
-            except (OSError, http.client.HTTPException) as error:
-                if heard:
-                    print(f"nginx does not hear: {error}", file=sys.stderr, flush=True)
-                heard = False
+            pool = json.loads(POOL_FILE.read_text())
+            states = check(pool, states, executor)
+            if perlbal:
+                perlbal.say(steer, pool, states)
+            nginx.say(tell, states, "up" if perlbal and perlbal.hears else "down")
             time.sleep(max(0.0, PERIOD_SECONDS - (time.monotonic() - begun)))
 
 

@@ -82,6 +82,13 @@ def load(name, app_type):
     return getattr(found, attribute or "application")
 
 
+def is_whole(body, headers):
+    """Whether all of an answer is there, so that nothing can pause while it is sent."""
+    if hasattr(body, "streaming"):  # Django's
+        return not body.streaming
+    return isinstance(body, (list, tuple)) or "content-length" in map(str.lower, headers)
+
+
 class Counters:
     """The project's requests, counted in memory that the workers share: they are forked after it was made."""
 
@@ -151,6 +158,22 @@ class Health:
         finally:
             self.counters.add(under_way=-1)
 
+    def first_try(self, environ, start_response):
+        """The project's answer to what a load balancer can ask of another host, if this one does not answer soon.
+
+        An answer that comes in pieces may pause later, when nobody else can be asked: it is refused, and the other host
+        has all the time.
+        """
+        said = []
+        body = self.pass_on(environ, lambda *answer: said.__setitem__(slice(None), answer))
+        if said and is_whole(body, dict(said[1])):
+            start_response(*said)
+            return body
+        if hasattr(body, "close"):
+            body.close()
+        start_response("504 Gateway Timeout", [("Content-Length", "0")])
+        return []
+
     def __call__(self, environ, start_response):
         path = environ.get("PATH_INFO", "")
         if path == "/health/live":
@@ -158,6 +181,8 @@ class Health:
         elif path == "/health/ready":
             answer = self.ready(environ.get("REMOTE_ADDR", ""))
             status = "200 OK" if answer["ready"] else "503 Service Unavailable"
+        elif environ.pop("HTTP_X_TRESTLE_FIRST_TRY", ""):
+            return self.first_try(environ, start_response)
         else:
             return self.pass_on(environ, start_response)
         body = json.dumps(answer).encode()

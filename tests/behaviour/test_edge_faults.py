@@ -1,0 +1,182 @@
+"""Faults at the edge: losing a web host costs no visitor anything; the floating address moves at once, and stays."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+from conftest import is_spare
+from runs import Knocks, wait
+from test_edge import BALANCERS, WEB, holders, in_state, journal
+
+from tests.drills.hosts import Hosts, derived_secret
+from tests.drills.ledger import Ledger, compare, read
+from tests.drills.load import Load, visit
+
+SITE = "newsroom"
+RATE, MIX = 15, {"page": 85, "write": 15}
+SLOWEST_SECONDS, MOVE_SECONDS = 2.0, 1.0
+FAULT_SECONDS, BACK_SECONDS = 6, 90
+# A host that neither sends nor receives; its programs go on.
+HOLE = """nft 'table inet hole {
+    chain input { type filter hook input priority -300; policy drop; iif lo accept; }
+    chain output { type filter hook output priority -300; policy drop; oif lo accept; }
+}'"""
+
+
+def said(container, command: str) -> None:
+    code, output = container.exec_run(["sh", "-c", command])
+    assert code == 0, output
+
+
+FAULTS = {
+    "killed": (lambda c: c.kill(), lambda c: c.start()),
+    "frozen": (lambda c: c.pause(), lambda c: c.unpause()),
+    "cut off": (lambda c: said(c, HOLE), lambda c: said(c, "nft delete table inet hole")),
+}
+
+
+class Fault:
+    """One of the faults, of one host, for a block; it is mended in any case."""
+
+    def __init__(self, container, name: str):
+        self.container, (self.strike, self.mend) = container, FAULTS[name]
+
+    def __enter__(self):
+        self.strike(self.container)
+        return self
+
+    def __exit__(self, *_):
+        self.mend(self.container)
+
+
+@pytest.fixture(scope="module")
+def hosts(lab) -> Hosts:
+    return Hosts(lab, SITE)
+
+
+@pytest.fixture(scope="module")
+def domain(settings) -> str:
+    return settings["sites"][SITE]["domains"][0]
+
+
+@pytest.fixture
+def load(lab, hosts, front, domain, tmp_path):
+    """Visitors and an editor at a steady rate, until the load is stopped."""
+    password = derived_secret(lab.secrets()["vault_site_key"], SITE, "editor")
+    target = visit(front.session(), front.address, domain, str(lab.ca_file), password)
+    load = Load(target, RATE, Ledger(tmp_path / "requests.gz"), f"{time.time():.0f}", 10 * BACK_SECONDS, MIX)
+    load.start()
+    yield load
+    load.stop()
+    hosts.forget(load.run_name)
+
+
+@pytest.mark.skipif(not is_spare("web"), reason="there is no second web host")
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_web_host_that_is_lost_fails_and_slows_no_visitor_and_nothing_is_written_twice(
+    lab, host, hosts, load, fault, capsys
+):
+    engine = "perlbal" if host(BALANCERS[0]).service("perlbal").is_running else "nginx"
+    web = lab.containers()[WEB[-1]]
+    time.sleep(1)
+    with Fault(web, fault):
+        time.sleep(FAULT_SECONDS)
+        assert in_state(host, "down", WEB[-1])
+    assert wait(BACK_SECONDS, lambda: in_state(host, "up", *WEB)), journal(host, BALANCERS[0], "pool-checker")
+    load.stop()
+    requests = list(read(load.ledger.path))
+    gets = [request for request in requests if request["method"] == "GET"]
+    posts = [request for request in requests if request["method"] == "POST"]
+    slowest = max(request["ended"] - request["due"] for request in gets)
+    failed = [request for request in gets if "first" in request or "error" in request]
+    refused = [request for request in posts if "error" in request]
+    with capsys.disabled():
+        print(f"\n{engine}, a web host {fault}: {len(gets)} GETs, {len(failed)} failed, slowest {slowest:.2f} s")
+        print(f"{len(posts)} POSTs, {len(refused)} failed")
+    assert not load.problem
+    if engine == "nginx":  # Perlbal asks nobody else
+        assert not failed, failed[:5]
+        assert slowest < SLOWEST_SECONDS, [r for r in gets if r["ended"] - r["due"] > SLOWEST_SECONDS][:5]
+    acknowledged = {request["token"] for request in posts if "error" not in request}
+    assert compare(acknowledged, hosts.stored(load.run_name)[0]) == {"lost": [], "twice": []}
+
+
+def asked(host, request_id: str) -> list[str]:
+    """The web hosts that a request went to, by the balancers' logs: what is between its id and the seconds."""
+    lines = [host(b).run(f"grep {request_id} /var/log/nginx/access.log").stdout for b in BALANCERS]
+    return [word for word in "".join(lines).split(request_id)[1].split() if ":" in word]
+
+
+@pytest.mark.skipif(len(WEB) < 2, reason="there is no second web host")
+def test_a_page_that_is_slow_has_all_its_time_and_is_asked_of_a_second_host_only_once(front, host, hosts, domain):
+    """As slow as its table is locked; the balancers remember."""
+
+    def locked_for_3_s() -> threading.Thread:
+        lock = "BEGIN; LOCK TABLE stories_story IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(3); COMMIT"
+        thread = threading.Thread(target=hosts.psql, args=(lock,))
+        thread.start()
+        granted = "SELECT 1 FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND relation = 'stories_story'::regclass"
+        assert wait(5, lambda: hosts.psql(granted))
+        return thread
+
+    slug = hosts.psql("SELECT slug FROM stories_story ORDER BY id LIMIT 1")[0]
+    counts = []
+    for _ in range(2):
+        thread = locked_for_3_s()
+        with front.session() as session:
+            answer = session.get(f"https://{domain}/stories/{slug}/", timeout=20)
+        thread.join()
+        assert answer.status_code == 200
+        assert answer.elapsed.total_seconds() > 1.5, "it was not slow"
+        counts.append(len(asked(host, answer.headers["X-Request-ID"])))
+    assert counts == [2, 1]
+
+
+# The floating address.
+
+
+def give_to(host, address: str, balancer: str) -> None:
+    """Where the address is to be at the beginning: the balancer with the higher one of its own wins every tie."""
+    for other in set(holders(host, address)) - {balancer}:
+        host(other).run("systemctl restart keepalived")
+    assert wait(5, lambda: holders(host, address) == [balancer])
+
+
+@pytest.mark.skipif(not is_spare("lb"), reason="there is no second load balancer")
+@pytest.mark.parametrize("fault", FAULTS)
+def test_the_address_of_a_lost_balancer_moves_at_once_and_does_not_come_back(lab, host, front, domain, fault, capsys):
+    lost, other = BALANCERS[-1], BALANCERS[0]
+    container = lab.containers()[lost]
+
+    def is_backup() -> bool:
+        return b"Entering BACKUP" in container.exec_run("journalctl --no-pager -n 1 -u keepalived").output
+
+    give_to(host, front.address, lost)
+    with Knocks(front.address, domain) as knocks:
+        time.sleep(1)
+        with Fault(container, fault):
+            time.sleep(FAULT_SECONDS)
+            moved = knocks.longest
+        returned = wait(BACK_SECONDS, is_backup, 0.5)
+        time.sleep(3)
+    with capsys.disabled():
+        print(f"\n{lost} {fault}: {moved:.2f} s without an answer, {knocks.longest:.2f} s with its return")
+    journals = "\n".join(journal(host, balancer, "keepalived") for balancer in BALANCERS)
+    assert returned and holders(host, front.address) == [other], journals
+    assert knocks.longest < MOVE_SECONDS, journals
+
+
+@pytest.mark.skipif(not is_spare("lb"), reason="there is no second load balancer")
+def test_a_balancer_whose_nginx_is_killed_is_missed_for_less_than_a_second(lab, host, front, domain, capsys):
+    holder = holders(host, front.address)[0]
+    with Knocks(front.address, domain) as knocks:
+        time.sleep(1)
+        said(lab.containers()[holder], "systemctl kill --signal=KILL nginx")
+        time.sleep(FAULT_SECONDS)
+    with capsys.disabled():
+        print(f"\nnginx of {holder} killed: {knocks.longest:.2f} s without an answer")
+    assert knocks.longest < MOVE_SECONDS, "\n".join(journal(host, b, "keepalived", "nginx") for b in BALANCERS)
+    assert len(holders(host, front.address)) == 1
+    assert wait(BACK_SECONDS, lambda: host(holder).service("nginx").is_running)
