@@ -202,7 +202,7 @@ def storages(project):
     }
     found = {"STATIC_ROOT": Path(env["STATIC_ROOT"]), "MEDIA_ROOT": Path(env["MEDIA_ROOT"])}
     if own.get("default", {}).get("BACKEND", UPLOAD_STORAGE) in UPLOAD_STORAGES:
-        own["default"] = {"BACKEND": "trestle_storage.MediaStorage"}
+        own["default"] = {"BACKEND": env["MEDIA_STORAGE"]}
         found["MEDIA_URL"] = env["MEDIA_URL"]
     if own.get("staticfiles", {}).get("BACKEND") in STATIC_STORAGES:
         own["staticfiles"] = {"BACKEND": "trestle_storage.StaticStorage"}
