@@ -300,6 +300,18 @@ def test_a_lost_cache_host_moves_its_own_keys_alone_and_takes_them_back(project,
     project.python(text, CACHE_URL=f"pymemcache://{ring}?key_prefix=gazette")
 
 
+def test_a_project_that_reads_cache_url_alone_is_told_what_a_lost_host_does(project):
+    text = """
+    from django.conf import settings
+    from trestle_findings import cache_findings
+    print(len(cache_findings(settings.CACHES)))
+    """
+    project.add("CACHES = {'default': {'BACKEND': 'django.core.cache.backends.memcached.PyMemcacheCache'}}")
+    assert project.python(text, DJANGO_SETTINGS_MODULE="shop.settings").stdout == "1\n"
+    project.add("import os; CACHES['default']['BACKEND'] = os.environ['CACHE_BACKEND']")
+    assert project.python(text, DJANGO_SETTINGS_MODULE="shop.settings").stdout == "0\n"
+
+
 @pytest.mark.parametrize(
     ("own", "wanted"), [("cache", "cached_db"), ("file", "cached_db"), ("signed_cookies",) * 2, ("db",) * 2]
 )
@@ -334,6 +346,11 @@ def test_uploads_and_static_files_go_to_the_media_hosts(project):
     assert storages["staticfiles"] == {"BACKEND": "trestle_storage.StaticStorage"}
     assert (media_url, static_url) == ("/media/", "/static/"), "what the load balancers send to the media hosts"
     assert project.settings("STATIC_ROOT", "MEDIA_ROOT") == [project.env["STATIC_ROOT"], project.env["MEDIA_ROOT"]]
+
+
+def test_uploads_go_where_the_environment_says(project):
+    storages = project.settings("STORAGES", MEDIA_STORAGE="trestle_s3.S3MediaStorage")
+    assert storages["default"] == {"BACKEND": "trestle_s3.S3MediaStorage"}
 
 
 def test_a_storage_that_is_a_service_of_its_own_stays(project):

@@ -12,8 +12,8 @@ from pymemcache import HashClient
 
 LONGEST = 250
 REFUSED = re.compile(r"[\x00-\x20\x7f]")
-# A host that does not answer costs each thread one timeout, and is left out for some seconds: the next hosts by rank have
-# its keys then, and those of others stay where they are.
+# A host that does not answer costs each thread one timeout, and is left out for some seconds: the others have its keys
+# then, and theirs stay where they are.
 OPTIONS = {
     "ignore_exc": True,
     "connect_timeout": 0.1,
