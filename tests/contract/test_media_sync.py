@@ -281,7 +281,7 @@ def test_what_interrupted_uploads_left_goes_after_a_day(hosts):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_whatever_happens_in_whatever_order_all_hosts_end_alike(hosts, seed):
-    """Writes and deletions reach some hosts; others are away, or hear of them late. The newest of each name is what is left."""
+    """Writes and deletions reach some hosts, others hear of them late: the newest of each name is what is left."""
     chance, newest = random.Random(seed), {}
     for version in range(1, 120):
         name = f"{chance.choice('xyz')}/{chance.choice('123')}"

@@ -1,9 +1,9 @@
 # Ansible managed: role media
 """What a media host has: the uploads of its sites, and a journal of what was done to them.
 
-Every write and every deletion has a version, nanoseconds since 1970, chosen by who did it. The highest wins, in whatever
-order the hosts hear of them. A file's version is its mtime, so that the disk itself says what the journal lost in a crash
-and what came by hand. A deletion is an entry without a size; it is forgotten after some weeks.
+Every write and every deletion has a version, nanoseconds since 1970, chosen by who did it. The highest wins, in any
+order in which hosts hear of them. A file's version is its mtime, so that the disk itself says what the journal lost in a
+crash and what came by hand. A deletion is an entry without a size; it is forgotten after some weeks.
 
 A path is <site>/<name>, percent-encoded as in a URL; its file is <root>/<site>/uploads/<name>.
 """
@@ -28,7 +28,8 @@ TABLES = """
 CREATE TABLE IF NOT EXISTS entry (
     sequence INTEGER PRIMARY KEY AUTOINCREMENT, path TEXT NOT NULL UNIQUE, version INTEGER NOT NULL, size INTEGER);
 CREATE TABLE IF NOT EXISTS wanted (
-    path TEXT, peer TEXT, version INTEGER NOT NULL, size INTEGER NOT NULL, since REAL NOT NULL, PRIMARY KEY (path, peer));
+    path TEXT, peer TEXT, version INTEGER NOT NULL, size INTEGER NOT NULL, since REAL NOT NULL,
+    PRIMARY KEY (path, peer));
 CREATE TABLE IF NOT EXISTS peer (address TEXT PRIMARY KEY, journal TEXT, sequence INTEGER, seen REAL);
 CREATE TABLE IF NOT EXISTS journal (name TEXT, forgotten INTEGER);
 """

@@ -2,9 +2,9 @@
 # Ansible managed: role media
 """Takes uploads and deletions on a media host, and brings those that its peers took: media_sync.py FOLDER PEER...
 
-nginx passes PUT and DELETE of /<site>/<name> on to a socket, with the body in a file (X-Media-Body). X-Media-Version may
-say the version; 409 with that header is the answer where there is a newer one. GET /changes?since=SEQUENCE is a page of
-the journal, for the peers. Each of them is asked every second for what changed since, and for files that this host lacks.
+nginx passes PUT and DELETE of /<site>/<name> on to a socket, with the body in a file (X-Media-Body). X-Media-Version
+may say the version; 409 with that header is the answer where there is a newer one. GET /changes?since=SEQUENCE is a
+page of the journal, for the peers. Each of them is asked every second for what changed since, and for what is lacking.
 """
 
 from __future__ import annotations
