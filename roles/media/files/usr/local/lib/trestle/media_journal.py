@@ -2,8 +2,8 @@
 """What a media host has: the uploads of its sites, and a journal of what was done to them.
 
 Every write and every deletion has a version, nanoseconds since 1970, chosen by who did it. The highest wins, in any
-order in which hosts hear of them. A file's version is its mtime, so that the disk itself says what the journal lost in a
-crash and what came by hand. A deletion is an entry without a size; it is forgotten after some weeks.
+order in which hosts hear of them. A file's version is its mtime, so that the disk itself says what the journal lost in
+a crash and what came by hand. A deletion is an entry without a size; it is forgotten after some weeks.
 
 A path is <site>/<name>, percent-encoded as in a URL; its file is <root>/<site>/uploads/<name>.
 """
