@@ -2,6 +2,7 @@
 
 import os
 
+from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from django.utils.deconstruct import deconstructible
 from storages.backends.s3 import S3Storage
@@ -24,6 +25,8 @@ class S3MediaStorage(S3Storage):
             "region_name": env["region"],
             "custom_domain": env["domain"],
             "client_config": Config(s3=style, connect_timeout=2, read_timeout=20, retries=retries),
+            # Threads would hold ten parts of 8 MB in memory.
+            "transfer_config": TransferConfig(use_threads=False),
             # As on the media hosts: a name that is taken is not written again.
             "file_overwrite": False,
             "default_acl": None,
