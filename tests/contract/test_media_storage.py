@@ -58,7 +58,13 @@ class Media(BaseHTTPRequestHandler):
         if self.server.frozen and self.path == "/":
             return self.server.frozen.wait()
         self.server.log.append(self.command)
-        return self.answer(200 if found else 404, self.server.files.get(self.path, b""))
+        body = self.server.files.get(self.path, b"")
+        if self.server.dies and self.command == "GET":
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            return self.wfile.write(body[: len(body) // 2])
+        return self.answer(200 if found else 404, body)
 
     do_HEAD = do_GET
 
@@ -75,7 +81,7 @@ class Media(BaseHTTPRequestHandler):
 def start() -> ThreadingHTTPServer:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Media)
     server.files, server.changed, server.versions, server.log = {}, {}, {}, []
-    server.status, server.frozen = None, None
+    server.status, server.frozen, server.dies = None, None, False
     server.url = f"http://127.0.0.1:{server.server_port}/newsroom/"
     threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
     return server
@@ -218,6 +224,14 @@ def test_an_upload_is_read_from_where_django_put_it_and_never_wholly_in_memory(s
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
     assert peak < 2_000_000, f"{peak} bytes"
+
+
+def test_a_host_that_dies_while_it_answers_is_replaced_by_another(storage, media, module):
+    name = storage.save("a.txt", ContentFile(b"x" * 1000))
+    for server in media:
+        media[0].dies, media[1].dies = server is media[0], server is media[1]
+        module.last_away.clear()
+        assert storage.open(name).read() == b"x" * 1000
 
 
 def test_absent_files(storage):

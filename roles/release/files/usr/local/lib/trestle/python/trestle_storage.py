@@ -39,6 +39,8 @@ COPIES = 2
 CONNECT_SECONDS = 2
 # Without any progress. Then the host is taken for one that is away.
 TRANSFER_SECONDS = 5
+# What a media host is thought to bring on its disk at the least, before it answers.
+DISK_BYTES_A_SECOND = 10_000_000
 # A host that was away is asked for a sign of life first, for so long.
 AWAY_SECONDS, SIGN_SECONDS = 60, 0.5
 # Answers of an nginx that is up while media-sync is not.
@@ -117,9 +119,10 @@ class Exchange:
         except OSError as error:
             self.fail(error, away=True)
 
-    def finish(self, good=(200, 201, 204)):
+    def finish(self, good=(200, 201, 204), more_seconds=0):
         """The exchange, with its answer where the status is good."""
         if not self.failure:
+            self.connection.sock.settimeout(self.connection.sock.gettimeout() + more_seconds)
             self._read()
         if self.status is not None and self.status not in good:
             self.fail(f"it answered {self.status}", away=self.status in AWAY_STATUSES)
@@ -165,7 +168,7 @@ class MediaStorage(Storage):
 
     @staticmethod
     def _is_back(url):
-        if time.monotonic() - last_away[url] < SIGN_SECONDS:
+        if time.monotonic() - last_away.get(url, 0) < SIGN_SECONDS:
             return False
         sign = Exchange(url, "HEAD", "/", {}, SIGN_SECONDS).finish(good=range(500))
         sign.connection.close()
@@ -205,17 +208,18 @@ class MediaStorage(Storage):
 
     def _send(self, urls, name, source, version):
         """The content, read once and sent to all of them."""
-        headers = {"Content-Length": str(source.seek(0, io.SEEK_END)), VERSION: version}
+        length = source.seek(0, io.SEEK_END)
+        headers = {"Content-Length": str(length), VERSION: version}
         with self._ask("PUT", urls, name, **headers) as exchanges:
             source.seek(0)
             while chunk := source.read(CHUNK):
                 for exchange in exchanges:
                     exchange.send(chunk)
-            return [self._finished(exchange) for exchange in exchanges]
+            return [self._finished(exchange, length / DISK_BYTES_A_SECOND) for exchange in exchanges]
 
     @staticmethod
-    def _finished(exchange):
-        exchange.finish()
+    def _finished(exchange, more_seconds=0):
+        exchange.finish(more_seconds=more_seconds)
         if exchange.status == 409:
             raise Newer(int(exchange.answer.getheader(VERSION)))
         return exchange
@@ -256,6 +260,8 @@ class MediaStorage(Storage):
             copy = tempfile.SpooledTemporaryFile(max_size=IN_MEMORY)  # noqa: SIM115 (the caller closes the File)
             while chunk := answer.read(CHUNK):
                 copy.write(chunk)
+            if answer.length:
+                raise http.client.IncompleteRead(b"", answer.length)
             copy.seek(0)
             return copy
 
