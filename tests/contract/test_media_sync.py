@@ -53,7 +53,6 @@ class Host:
         for folder in (".unfinished", ".journal", "blog/uploads"):
             (root / folder).mkdir(parents=True)
         self.root, self.journal, self.peers = root, media_journal.Journal(root), []
-        self.journal.db.execute("PRAGMA synchronous=OFF")
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Nginx)
         self.server.daemon_threads = True
         self.server.journal, self.server.scanned = self.journal, threading.Event()

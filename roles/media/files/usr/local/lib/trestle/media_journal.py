@@ -61,7 +61,7 @@ class Journal:
     def __init__(self, root: Path):
         self.root, self.scratch, self.lock = root, root / ".unfinished", threading.RLock()
         self.db = sqlite3.connect(root / ".journal/journal.db", check_same_thread=False, isolation_level=None)
-        self.db.executescript(f"PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; {TABLES}")
+        self.db.executescript(f"PRAGMA journal_mode=WAL; {TABLES}")
         if not self.one("SELECT name FROM journal"):
             self.db.execute("INSERT INTO journal VALUES (?, 0)", [secrets.token_hex(8)])
         self.name = self.one("SELECT name FROM journal")[0]
@@ -71,9 +71,10 @@ class Journal:
             return self.db.execute(query, arguments).fetchone()
 
     @contextlib.contextmanager
-    def change(self):
-        """All or nothing, and on the disk when the block has ended."""
+    def change(self, durable: bool = True):
+        """All or nothing; on the disk when the block has ended, or soon where the peers could tell it again."""
         with self.lock:
+            self.db.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
             self.db.execute("BEGIN IMMEDIATE")
             try:
                 yield self.db.execute
@@ -115,7 +116,7 @@ class Journal:
                     os.replace(copy, target)
                     if durable:
                         sync(target.parent)
-                    self._record(path, Entry(version, target.stat().st_size))
+                    self._record(path, Entry(version, target.stat().st_size), durable)
         return version
 
     def delete(self, path: str, version: int | None = None) -> int:
@@ -142,8 +143,8 @@ class Journal:
             raise Newer(known.version)
         return version
 
-    def _record(self, path: str, entry: Entry) -> None:
-        with self.change() as execute:
+    def _record(self, path: str, entry: Entry, durable: bool = True) -> None:
+        with self.change(durable) as execute:
             execute("REPLACE INTO entry (path, version, size) VALUES (?, ?, ?)", [path, *entry])
             execute("DELETE FROM wanted WHERE path = ? AND version <= ?", [path, entry.version])
 
@@ -181,7 +182,7 @@ class Journal:
         self.check_age(page["forgotten"])
         with self.lock:
             deleted = []
-            with self.change() as execute:
+            with self.change(durable=False) as execute:
                 execute("UPDATE journal SET forgotten = max(forgotten, ?)", [page["forgotten"]])
                 for path, *told in page["entries"]:
                     entry, known = Entry(*told), self.known(path)
@@ -267,7 +268,7 @@ class Journal:
                 # A write that was cut short: any peer's is better.
                 os.utime(file, ns=(1, 1))
                 disk = Entry(1, disk.size)
-            self._record(path, disk)
+            self._record(path, disk, durable=False)
             if known and disk.version < known.version:
                 with self.change() as execute:
                     self._read_all_again(execute)
