@@ -86,6 +86,8 @@ def entry(name, site, specs: dict) -> Iterator[tuple[tuple, str]]:
         for key, part in (("domains", domains), ("environment", environment), ("programs", programs)):
             if key in site and key not in seen and not isinstance(site[key], Failed):
                 yield from part(name, site[key])
+        if site.get("media_storage") == "s3" and not site.get("s3"):
+            yield (name, "s3"), "is missing: media_storage is s3, so give it bucket, access_key and secret_key."
         yield from folders(name, site)
         yield from samples(name, site)
 

@@ -1,11 +1,16 @@
-"""The cache tier: every host of the ring answers the web hosts."""
+"""The cache tier: every host of the ring answers the web hosts, and the loss of one is hardly felt."""
 
 from __future__ import annotations
 
+import contextlib
+import re
+import time
 import uuid
 
 import pytest
-from conftest import hosts_of
+import test_site
+from conftest import hosts_of, is_spare
+from runs import wait
 
 ASK = """python3 - <<'E'
 import socket
@@ -58,3 +63,82 @@ def test_a_cache_that_is_killed_comes_back(host, ask, cache):
 @pytest.mark.parametrize("cache", hosts_of("cache"))
 def test_a_cache_does_not_answer_udp(host, cache):
     assert "11211" not in host(cache).run("ss -lun").stdout
+
+
+# The loss of one, measured at the front door.
+
+SLOWER_SECONDS, ROUNDS, PAGES = 0.25, 12, 10
+BLACK_HOLE = "; ".join(
+    [
+        "add table ip away",
+        "add chain ip away input { type filter hook input priority -300; }",
+        "add rule ip away input tcp dport 11211 drop",
+    ]
+)
+
+
+@contextlib.contextmanager
+def lost(how: str, host, container):
+    """The cache host is frozen, dead, or reached by nothing."""
+    if how == "black-holed":
+        host.check_output(f"nft '{BLACK_HOLE}'")
+    else:
+        getattr(container, {"frozen": "pause", "killed": "kill"}[how])()
+    try:
+        yield
+    finally:
+        if how == "black-holed":
+            host.check_output("nft delete table ip away")
+        else:
+            getattr(container, {"frozen": "unpause", "killed": "start"}[how])()
+
+
+@pytest.fixture(scope="module")
+def slowest(front, lab, sites, ask):
+    """slowest(hosts): the seconds of the slowest of many pages, which come well, and as a logged-in editor sees them.
+
+    One site takes its cache from the environment, one has it laid over its own settings. These cache hosts are emptied
+    now and then, so that the pages have new keys, which may belong to any host.
+    """
+    sessions = {site["domains"][0]: test_site.editor(front, lab, site) for site in sites}
+
+    def seconds(domain: str) -> float:
+        began = time.monotonic()
+        answer = sessions[domain].get(f"https://{domain}/", timeout=10)
+        took = time.monotonic() - began
+        assert answer.status_code == 200, answer.text[:500]
+        assert "Log out" in answer.text, f"{domain} has logged the editor out"
+        return took
+
+    def slowest(caches: list[str], rounds: int = ROUNDS) -> float:
+        found = 0.0
+        for _ in range(rounds):
+            for cache in caches:
+                ask(hosts_of("web")[0], cache, "flush_all")
+            found = max(found, *(seconds(domain) for domain in list(sessions) * PAGES))
+        return found
+
+    return slowest
+
+
+@pytest.mark.skipif(not is_spare("cache"), reason="this environment has one cache host")
+@pytest.mark.parametrize("how", ["frozen", "killed", "black-holed"])
+def test_a_lost_cache_host_fails_no_page_slows_none_logs_nobody_out_and_takes_its_share_back(host, lab, slowest, how):
+    every = hosts_of("cache")
+    cache, others = every[-1], every[:-1]
+    container = lab.containers()[cache]
+    usual = slowest(every)
+    with lost(how, host(cache), container):
+        without = slowest(others)
+    print(f"{cache} {how}: slowest {without:.3f} s, before {usual:.3f} s")
+    assert without < usual + SLOWER_SECONDS, f"{without:.3f} s, where {usual:.3f} s was the slowest before"
+
+    def asked() -> int | None:
+        """How often it was asked for a key since it started."""
+        said = host(hosts_of("web")[0]).run(ASK.format(address=lab.address(container), lines=["stats"])).stdout
+        found = re.search(r"STAT cmd_get (\d+)", said)
+        return int(found[1]) if found else None
+
+    assert wait(30, lambda: asked() is not None), f"{cache} does not answer"
+    before = asked()
+    assert wait(60, lambda: slowest(others, 1) and asked() > before), f"{cache} is not asked again"

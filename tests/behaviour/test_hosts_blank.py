@@ -62,7 +62,7 @@ def test_a_blank_media_host_has_every_upload_itself(host, lab, replacement, site
     def missing() -> list[str]:
         return sorted(set(names) - set(host(blank).check_output(f"cd {path} && find . -type f").split("\n")))
 
-    log = host(blank).run("journalctl -n 20 -u media-fill")
+    log = host(blank).run("journalctl -n 20 -u media-sync")
     assert wait(SECONDS, lambda: not missing()), f"{missing()}\n{log.stdout}"
 
 

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import base64
+import io
+import re
 import uuid
 
 import pytest
-from conftest import hosts_of
+import test_site
+from conftest import hosts_of, is_spare
+from pictures import picture
+from runs import wait
 
+CATCH_UP_SECONDS = 60
 HASHED = "max-age=31536000, immutable"
 
 
@@ -113,7 +119,6 @@ def test_uploads_are_not_taken_where_files_are_served(media, site):
 
 def test_part_of_a_file_can_be_asked_for(media, site, uploaded):
     for name in hosts_of("media"):
-        media.read(name, f"/{site}/media/{uploaded}")  # from here on it has a copy of its own
         status, headers, text = media.read(name, f"/{site}/media/{uploaded}", "-r", "13-17")
         assert (status, text, headers["content-range"]) == (206, "story", "bytes 13-17/18"), f"{name}: {headers}"
 
@@ -136,3 +141,89 @@ def test_a_name_with_a_hash_is_kept_for_a_year_and_another_is_not(host, media, s
         assert HASHED in hashed["cache-control"], name
         assert hashed["content-type"].startswith("text/css"), name
         assert "immutable" not in plain["cache-control"], name
+
+
+# What is acknowledged is kept.
+
+
+@pytest.fixture(scope="module")
+def saved(host, site):
+    """saved(script): what it does with the site's own storage, s, is acknowledged."""
+    files = "from django.core.files.base import ContentFile as C"
+    storage = "from django.core.files.storage import default_storage as s"
+
+    def run(script: str) -> None:
+        done = host(hosts_of("web")[0]).run(f"site-manage {site} shell -v 0 -c '{files}; {storage}; {script}'")
+        assert done.rc == 0, done.stderr[-3000:]
+
+    return run
+
+
+def disk(lab, name: str, site: str, folder: str) -> dict[str, str]:
+    """Every file of a folder of uploads that a media host has itself: its time, to the nanosecond, and its content."""
+    find = f"cd /srv/media/{site}/uploads/{folder} && find . -type f -printf '%p %T@ ' -exec cat {{}} \\;"
+    # Not by SSH, which a host that boots does not answer.
+    said = lab.containers()[name].exec_run(["sh", "-c", find]).output.decode()
+    return dict(line.split(" ", 1) for line in said.splitlines() if line.startswith("./"))
+
+
+def test_an_upload_was_given_to_two_hosts_when_it_is_acknowledged(host, site, saved):
+    """By the logs: soon after, every host has it."""
+    folder = f"tests/{uuid.uuid4()}"
+    saved(f'[s.save("{folder}/" + str(n), C("text\\n")) for n in range(20)]')
+    taken = f"grep -c 'PUT /{site}/{folder}/.* 201 ' /var/log/nginx/access.log"
+    logged = {name: int(host(name).run(taken).stdout) for name in hosts_of("media")}
+    assert sum(logged.values()) == 20 * min(2, len(logged)), logged
+
+
+@pytest.mark.skipif(not is_spare("media"), reason="this environment has one media host")
+def test_a_host_that_was_away_catches_up_with_additions_changes_and_deletions(lab, site, saved):
+    folder, away = f"tests/{uuid.uuid4()}", hosts_of("media")[-1]
+    names = ["kept", "changed", "deleted", "rewritten"]
+    saved(f'[s.save("{folder}/" + n, C("1\\n")) for n in {names!r}]'.replace("'", '"'))
+    container = lab.containers()[away]
+    container.kill()
+    try:
+        saved(
+            f'[s.delete("{folder}/" + n) for n in ("changed", "deleted", "rewritten")]; '
+            f'[s.save("{folder}/" + n, C("2\\n")) for n in ("changed", "rewritten", "added")]'
+        )
+    finally:
+        container.start()
+    others = hosts_of("media")[:-1]
+    assert wait(CATCH_UP_SECONDS, lambda: disk(lab, others[0], site, folder) == disk(lab, away, site, folder)), (
+        disk(lab, others[0], site, folder),
+        disk(lab, away, site, folder),
+        container.exec_run("journalctl -n 20 -u media-sync").output.decode(),
+    )
+    found = {name: said.split()[-1] for name, said in disk(lab, away, site, folder).items()}
+    assert found == {"./kept": "1", "./changed": "2", "./rewritten": "2", "./added": "2"}
+
+
+def test_a_large_upload_takes_neither_memory_nor_disk_of_a_web_host(front, host, lab, sites, site):
+    """95 MB, as a picture with much behind it, through the front door."""
+    entry = next(entry for entry in sites if entry["name"] == site)
+    session, url = test_site.editor(front, lab, entry), f"https://{entry['domains'][0]}/stories/add/"
+    peaks = f"pids=$(pgrep -u {site} gunicorn); for p in $pids; do {{}}; done"
+    for web in hosts_of("web"):
+        host(web).check_output(peaks.format("echo 5 > /proc/$p/clear_refs"))
+    before = {web: peak(host(web).check_output(peaks.format("grep VmHWM /proc/$p/status"))) for web in hosts_of("web")}
+    mark = uuid.uuid4().hex
+    token = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', session.get(url, timeout=20).text)[1]
+    answer = session.post(
+        url,
+        data={"headline": mark, "summary": "x", "body": "x", "author": "A test", "csrfmiddlewaretoken": token},
+        files={"picture": (f"{mark}.png", io.BytesIO(picture(mark.encode()) + bytes(95_000_000)), "image/png")},
+        headers={"Referer": url},
+        timeout=60,
+    )
+    assert answer.status_code == 200 and mark in answer.text, f"{answer.status_code} {answer.text[:1000]}"
+    for web in hosts_of("web"):
+        after = peak(host(web).check_output(peaks.format("grep VmHWM /proc/$p/status")))
+        print(f"{web}: {before[web]} kB, {after} kB with the upload")
+        assert after < before[web] + 20_000, f"a worker of {web} has grown from {before[web]} to {after} kB"
+        assert host(web).check_output(f"find /srv/{site}/tmp -size +1M") == ""
+
+
+def peak(status: str) -> int:
+    return max(int(line.split()[1]) for line in status.splitlines())

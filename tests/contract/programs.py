@@ -13,7 +13,7 @@ ROLES = Path(__file__).resolve().parents[2] / "roles"
 
 def load(role: str, name: str) -> ModuleType:
     path = ROLES / role / "files/usr/local/lib/trestle" / name
-    loader = importlib.machinery.SourceFileLoader(name.replace("-", "_"), str(path))
+    loader = importlib.machinery.SourceFileLoader(path.stem.replace("-", "_"), str(path))
     module = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
     sys.modules[loader.name] = module
     # As where it is installed, what it imports lies beside it.

@@ -206,9 +206,9 @@ def test_caches_of_a_development_machine_go_to_the_ring(project):
     ring = re.fullmatch(r"pymemcache://(.*)\?key_prefix=gazette", project.env["CACHE_URL"])[1].split(",")
     assert len(ring) > 1
     for alias in ("default", "pages"):
-        assert caches[alias]["BACKEND"] == "django.core.cache.backends.memcached.PyMemcacheCache"
+        assert caches[alias]["BACKEND"] == "trestle_cache.RingCache"
         assert caches[alias]["LOCATION"] == ring
-        assert "MAX_ENTRIES" not in caches[alias]["OPTIONS"]
+        assert "OPTIONS" not in caches[alias]
     assert (caches["default"]["TIMEOUT"], caches["default"]["KEY_PREFIX"]) == (7, "gazette:own")
     assert (caches["pages"]["VERSION"], caches["pages"]["KEY_PREFIX"]) == (3, "gazette:pages")
     assert caches["queue"]["LOCATION"] == "redis://queue"
@@ -229,7 +229,7 @@ def test_a_redis_of_the_same_machine_is_a_development_machine_s(project, locatio
         """
     )
     caches = project.settings("CACHES")
-    assert caches["default"]["BACKEND"] == "django.core.cache.backends.memcached.PyMemcacheCache"
+    assert caches["default"]["BACKEND"] == "trestle_cache.RingCache"
     assert caches["table"]["LOCATION"] == "pages"
 
 
@@ -252,13 +252,64 @@ def test_a_dead_cache_host_raises_nothing_and_costs_a_quarter_of_a_second(projec
     for key in ("a", "spaces and \\u00fc", "x" * 400):
         started = time.monotonic()
         assert cache.get(key, "nothing") == "nothing"
-        cache.set(key, 1), cache.get_many([key]), cache.delete(key), cache.add(key, 1)
+        cache.set(key, 1), cache.get_many([key]), cache.delete(key), cache.add(key, 1), cache.touch(key)
         print(time.monotonic() - started)
         request_finished.send(None)
     """
     for host in (silent_host, "192.0.2.1:11211"):
         done = project.python(text, CACHE_URL=f"pymemcache://{host}?key_prefix=gazette")
         assert all(float(seconds) < 0.25 for seconds in done.stdout.split()), f"{host}: {done.stdout}"
+
+
+def test_writing_many_keys_waits_once_for_a_dead_cache_host(project, silent_host):
+    text = """
+    import time
+    import django
+    django.setup()
+    from django.core.cache import cache
+    cache._cache
+    started = time.monotonic()
+    for number in range(5):
+        assert cache.set_many({f"a{number}": 1, f"b{number}": 2})
+    print(time.monotonic() - started)
+    """
+    done = project.python(text, CACHE_URL=f"pymemcache://{silent_host}?key_prefix=gazette")
+    assert float(done.stdout) < 0.25, done.stdout
+
+
+def test_a_lost_cache_host_moves_its_own_keys_alone_and_takes_them_back(project, silent_host):
+    """Where each of a thousand keys goes: of three hosts, without the last, and with it again after the dead time."""
+    text = """
+    import time
+    import django
+    django.setup()
+    from django.core.cache import cache
+    ring, keys = cache._cache, [f"key{number}" for number in range(1000)]
+    ring.dead_timeout = 1
+    where = lambda: [ring._get_client(cache.make_key(key)).server[1] for key in keys]
+    port, before = list(ring.clients.values())[-1].server[1], where()
+    assert cache.get(keys[before.index(port)]) is None
+    without = where()
+    time.sleep(1.1)
+    assert where() == before
+    moved = [old for old, new in zip(before, without) if old != new]
+    assert set(moved) == {port} and port not in without and 250 < len(moved) < 420, len(moved)
+    assert min(map(without.count, set(without))) > 400, "both of the others have their part of it"
+    """
+    ring = f"127.0.0.1:1,127.0.0.1:2,{silent_host}"
+    project.python(text, CACHE_URL=f"pymemcache://{ring}?key_prefix=gazette")
+
+
+def test_a_project_that_reads_cache_url_alone_is_told_what_a_lost_host_does(project):
+    text = """
+    from django.conf import settings
+    from trestle_findings import cache_findings
+    print(len(cache_findings(settings.CACHES)))
+    """
+    project.add("CACHES = {'default': {'BACKEND': 'django.core.cache.backends.memcached.PyMemcacheCache'}}")
+    assert project.python(text, DJANGO_SETTINGS_MODULE="shop.settings").stdout == "1\n"
+    project.add("import os; CACHES['default']['BACKEND'] = os.environ['CACHE_BACKEND']")
+    assert project.python(text, DJANGO_SETTINGS_MODULE="shop.settings").stdout == "0\n"
 
 
 @pytest.mark.parametrize(
@@ -295,6 +346,11 @@ def test_uploads_and_static_files_go_to_the_media_hosts(project):
     assert storages["staticfiles"] == {"BACKEND": "trestle_storage.StaticStorage"}
     assert (media_url, static_url) == ("/media/", "/static/"), "what the load balancers send to the media hosts"
     assert project.settings("STATIC_ROOT", "MEDIA_ROOT") == [project.env["STATIC_ROOT"], project.env["MEDIA_ROOT"]]
+
+
+def test_uploads_go_where_the_environment_says(project):
+    storages = project.settings("STORAGES", MEDIA_STORAGE="trestle_s3.S3MediaStorage")
+    assert storages["default"] == {"BACKEND": "trestle_s3.S3MediaStorage"}
 
 
 def test_a_storage_that_is_a_service_of_its_own_stays(project):

@@ -63,6 +63,7 @@ def pack(tmp_path):
             "python": "3.13",
             "python_packages": ["gunicorn"],
             "django_packages": ["psycopg"],
+            "s3_packages": ["django-storages"],
             "tools": {},
             "dirty": dirty,
             "versions": {"blog": wanted} if wanted else {},
@@ -86,6 +87,16 @@ def test_the_same_content_is_the_same_build_whenever_and_wherever_it_lies(pack, 
     assert pack({"path": str(elsewhere)})[0]["key"] == first["key"]
     (elsewhere / "manage.py").chmod(0o644)
     assert pack({"path": str(elsewhere)})[0]["key"] != first["key"], "whether a file can be run is part of it"
+
+
+def test_a_site_with_uploads_in_s3_gets_what_it_needs_for_them(pack, project):
+    def packages(**keys) -> list[str]:
+        folder = pack({"path": "project"}, **keys)[0]["job"]
+        return json.loads((Path(folder) / "job.json").read_text())["default_packages"]
+
+    assert packages() == packages(media_storage="media") == ["gunicorn", "psycopg"]
+    assert packages(media_storage="s3") == ["gunicorn", "psycopg", "django-storages"]
+    assert packages(media_storage="s3", app_type="wsgi") == ["gunicorn"]
 
 
 def test_what_is_made_while_working_is_no_part_of_a_project(pack, project):

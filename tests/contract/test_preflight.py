@@ -490,6 +490,14 @@ ENTRIES = [
         "extra_index_urls[0]",
         "is not right: write an address that begins with https://.",
     ),
+    ("media_storage", "S3", "media_storage", "is 'S3': known are media, s3."),
+    (
+        "media_storage",
+        "s3",
+        "s3",
+        "is missing: media_storage is s3, so give it bucket, access_key and secret_key.",
+    ),
+    ("s3", {"bucket": "a", "access_key": "b"}, "s3.secret_key", "is missing: set it."),
     (
         "check_fail_level",
         "WARN",

@@ -65,16 +65,7 @@ if DATABASES["default"]["ENGINE"] == "django.db.backends.postgresql":
     DATABASES["default"]["DISABLE_SERVER_SIDE_CURSORS"] = True
     DATABASES["default"].setdefault("OPTIONS", {}).setdefault("connect_timeout", 5)
 
-CACHES = {"default": env.cache("CACHE_URL", default="locmemcache://")}
-if CACHES["default"]["BACKEND"].endswith("PyMemcacheCache"):
-    # Keys are spread over all cache hosts; one that does not answer is left out for ten seconds, without an error.
-    CACHES["default"]["OPTIONS"] = {
-        "ignore_exc": True,
-        "connect_timeout": 0.5,
-        "timeout": 0.5,
-        "retry_attempts": 0,
-        "dead_timeout": 10,
-    } | CACHES["default"].get("OPTIONS", {})
+CACHES = {"default": env.cache("CACHE_URL", default="locmemcache://", backend=env("CACHE_BACKEND", default=None))}
 
 STATIC_URL = env("STATIC_URL", default="/static/")
 STATIC_ROOT = env("STATIC_ROOT", default=str(BASE_DIR / "static"))

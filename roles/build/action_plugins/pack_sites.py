@@ -31,6 +31,7 @@ NOT_CHECKED = [
     "secret_key",
     "secret_key_fallbacks",
     "database_password",
+    "s3",
     "programs",
     "gunicorn",
     "source",
@@ -244,6 +245,7 @@ class ActionModule(ActionBase):
                 "python": required | {"type": "str"},
                 "python_packages": required | {"type": "list", "elements": "str"},
                 "django_packages": required | {"type": "list", "elements": "str"},
+                "s3_packages": {"type": "list", "elements": "str", "default": []},
                 "tools": required | {"type": "dict"},
                 "versions": {"type": "dict", "default": {}},
                 "pins": {"type": "dict", "default": {}},
@@ -279,12 +281,15 @@ class ActionModule(ActionBase):
     def job(self, site: dict, arguments: dict) -> dict:
         """The version, key and job folder of what is to be built where nobody has it."""
         source = Source(site, arguments)
-        django = site["app_type"] == "django"
+        packages = arguments["python_packages"]
+        if site["app_type"] == "django":
+            packages = packages + arguments["django_packages"]
+            packages += arguments["s3_packages"] * (site["media_storage"] == "s3")
         job = {key: site[key] for key in ["index_url", "extra_index_urls", *BUILT_FROM]} | {
             "site": site["name"],
             "version": source.version,
             "requirement": source.requirement,
-            "default_packages": arguments["python_packages"] + (arguments["django_packages"] if django else []),
+            "default_packages": packages,
             "tools": arguments["tools"],
         }
         content = hashlib.sha256(source.content).hexdigest()

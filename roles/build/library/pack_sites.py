@@ -49,6 +49,11 @@ options:
     type: list
     elements: str
     required: true
+  s3_packages:
+    description: Requirements that a Django site needs besides where its uploads go to S3.
+    type: list
+    elements: str
+    default: []
   tools:
     description: The requirements of each tool that reads a lock file.
     type: dict

@@ -1,4 +1,4 @@
-"""What the deployment settings cannot undo in a project, said in plain sentences."""
+"""What is left in a project that a deployment would have otherwise, said in plain sentences."""
 
 import ast
 import importlib.util
@@ -17,6 +17,16 @@ def findings():
         if getattr(sys.modules.get(module), "DEBUG", False):
             sentences += [debug_branch(module, node) for node in ast.walk(tree) if asks_for_debug(node)]
     return sentences + wsgi_findings(os.environ.get("TRESTLE_WSGI", "").partition(":")[0])
+
+
+def cache_findings(caches):
+    """Of a project that reads its environment itself, the caches that a lost host would take the site down with."""
+    return [
+        f"CACHES[{alias!r}] waits for a cache host that is down, and then fails the request: let its BACKEND be what "
+        "CACHE_BACKEND in the environment says."
+        for alias, own in caches.items()
+        if own["BACKEND"].endswith("PyMemcacheCache") and not own.get("OPTIONS", {}).get("ignore_exc")
+    ]
 
 
 def refuse_configurations(settings_module):

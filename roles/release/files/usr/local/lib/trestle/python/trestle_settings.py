@@ -166,24 +166,15 @@ def is_development_cache(own):
 
 
 def on_ring(alias, own, ring, site):
-    """Aliases share no keys, as before. A dead host costs a thread one timeout in ten seconds, and nobody an error."""
+    """Aliases share no keys, as before."""
     prefixes = [site, "" if alias == "default" else alias, own.get("KEY_PREFIX", "")]
     return {
         "KEY_FUNCTION": "trestle_cache.key",
         **{key: own[key] for key in ("TIMEOUT", "VERSION", "KEY_FUNCTION") if key in own},
-        "BACKEND": "django.core.cache.backends.memcached.PyMemcacheCache",
+        "BACKEND": env["CACHE_BACKEND"],
         "LOCATION": ring,
         # A project that read CACHE_URL has the site's prefix already.
         "KEY_PREFIX": ":".join(dict.fromkeys(filter(None, prefixes))),
-        # Django gives each thread a client of its own, so that they need no pool.
-        "OPTIONS": {
-            "ignore_exc": True,
-            "connect_timeout": 0.15,
-            "timeout": 0.15,
-            "no_delay": True,
-            "retry_attempts": 0,
-            "dead_timeout": 10,
-        },
     }
 
 
@@ -211,7 +202,7 @@ def storages(project):
     }
     found = {"STATIC_ROOT": Path(env["STATIC_ROOT"]), "MEDIA_ROOT": Path(env["MEDIA_ROOT"])}
     if own.get("default", {}).get("BACKEND", UPLOAD_STORAGE) in UPLOAD_STORAGES:
-        own["default"] = {"BACKEND": "trestle_storage.MediaStorage"}
+        own["default"] = {"BACKEND": env["MEDIA_STORAGE"]}
         found["MEDIA_URL"] = env["MEDIA_URL"]
     if own.get("staticfiles", {}).get("BACKEND") in STATIC_STORAGES:
         own["staticfiles"] = {"BACKEND": "trestle_storage.StaticStorage"}

@@ -1,8 +1,8 @@
 """Django storages: uploads on the media hosts, and static files with names that change with their content.
 
-MediaStorage writes by WebDAV to every media host and reads from any. Without arguments it reads MEDIA_UPLOAD_URLS (a
-comma list), MEDIA_UPLOAD_USER, MEDIA_UPLOAD_PASSWORD and MEDIA_URL. One media host that accepts a file is enough: the
-others fetch from it what they lack.
+MediaStorage has saved a file when two media hosts have it, or one where no other answers; the rest fetch it from them.
+Each write and deletion has a version, so that the newest wins on a host that was away. Without arguments it reads
+MEDIA_UPLOAD_URLS (a comma list), MEDIA_UPLOAD_USER, MEDIA_UPLOAD_PASSWORD and MEDIA_URL.
 """
 
 from __future__ import annotations
@@ -11,10 +11,14 @@ import base64
 import contextlib
 import http.client
 import io
+import itertools
 import logging
 import os
+import secrets
 import shutil
 import tempfile
+import time
+import zlib
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -31,14 +35,103 @@ from django.utils.encoding import filepath_to_uri
 
 logger = logging.getLogger(__name__)
 
+COPIES = 2
 CONNECT_SECONDS = 2
-TRANSFER_SECONDS = 20
+# Without any progress. Then the host is taken for one that is away.
+TRANSFER_SECONDS = 5
+# What a media host is thought to bring on its disk at the least, before it answers.
+DISK_BYTES_A_SECOND = 10_000_000
+# A host that was away is asked for a sign of life first, for so long.
+AWAY_SECONDS, SIGN_SECONDS = 60, 0.5
+# Answers of an nginx that is up while media-sync is not.
+AWAY_STATUSES = (502, 503, 504)
+VERSION = "X-Media-Version"
 CHUNK = 64 * 1024
 IN_MEMORY = 1024 * 1024
 
 
 class MediaError(OSError):
     """No media host did what was asked."""
+
+
+class Newer(Exception):
+    """A host has a newer version of the name."""
+
+    def __init__(self, version):
+        super().__init__(version)
+        self.version = version
+
+
+def is_binary(content):
+    """Whether it is a file of bytes that can be read twice."""
+    try:
+        content.seek(0)
+        return content.read(0) == b""
+    except (AttributeError, OSError):
+        return False
+
+
+# When each host was last away, for all threads.
+last_away = {}
+
+
+class Exchange:
+    """One request to one media host, a step at a time; ``failure`` says why it went no further.
+
+    A host that is away, and not one that refuses, may be done without.
+    """
+
+    def __init__(self, url, method, path, headers, seconds=None):
+        self.url, self.failure, self.away, self.status, self.answer = url, None, False, None, None
+        parts = urlsplit(url)
+        self.connection = http.client.HTTPConnection(
+            parts.hostname, parts.port or 80, timeout=seconds or CONNECT_SECONDS
+        )
+        with self._failing():
+            self.connection.connect()
+            self.connection.sock.settimeout(seconds or TRANSFER_SECONDS)
+            self.connection.putrequest(method, path)
+            for name, value in headers.items():
+                self.connection.putheader(name, value)
+            self.connection.endheaders()
+
+    @contextlib.contextmanager
+    def _failing(self):
+        try:
+            yield
+        except (OSError, http.client.HTTPException) as error:
+            self.fail(error, away=True)
+
+    def fail(self, why, away=False):
+        self.failure, self.away = f"{self.url}: {why}", away
+        if away:
+            last_away[self.url] = time.monotonic()
+
+    def send(self, chunk):
+        if self.failure:
+            return
+        try:
+            self.connection.send(chunk)
+        except (BrokenPipeError, ConnectionResetError) as error:
+            # It may have answered before it hung up: that it refuses.
+            self.fail(error, away=True)
+            self._read()
+        except OSError as error:
+            self.fail(error, away=True)
+
+    def finish(self, good=(200, 201, 204), more_seconds=0):
+        """The exchange, with its answer where the status is good."""
+        if not self.failure:
+            self.connection.sock.settimeout(self.connection.sock.gettimeout() + more_seconds)
+            self._read()
+        if self.status is not None and self.status not in good:
+            self.fail(f"it answered {self.status}", away=self.status in AWAY_STATUSES)
+        return self
+
+    def _read(self):
+        with self._failing():
+            self.answer = self.connection.getresponse()
+            self.status, self.failure = self.answer.status, None
 
 
 @deconstructible(path="trestle_storage.MediaStorage")
@@ -53,47 +146,91 @@ class MediaStorage(Storage):
         self.authorization = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
 
     @contextlib.contextmanager
-    def _request(self, method, url, name, body=None, length=None):
-        """One answer of one media host; the connection ends with the block."""
-        parts = urlsplit(url)
-        connection = http.client.HTTPConnection(parts.hostname, parts.port or 80, timeout=CONNECT_SECONDS)
-        try:
-            connection.connect()
-            connection.sock.settimeout(TRANSFER_SECONDS)
-            headers = {"Authorization": self.authorization}
-            if length is not None:
-                headers["Content-Length"] = str(length)
-            path = parts.path + quote(self._relative(name).lstrip("/"))
-            connection.request(method, path, body=body, headers=headers)
-            yield connection.getresponse()
-        finally:
-            connection.close()
+    def _ask(self, method, urls, name, **headers):
+        """An exchange with each of the hosts; their connections end with the block."""
+        with contextlib.ExitStack() as stack:
+            exchanges = []
+            for url in urls:
+                path = urlsplit(url).path + quote(self._relative(name).lstrip("/"))
+                exchange = Exchange(url, method, path, {"Authorization": self.authorization} | headers)
+                stack.callback(exchange.connection.close)
+                exchanges.append(exchange)
+            yield exchanges
+
+    def _hosts(self, name):
+        """The hosts in an order of the name's own, so that all have their share. One that was away comes last, and
+        only when it gives a sign of life: nobody waits for it again and again."""
+        first = zlib.crc32(self._relative(name).encode()) % max(1, len(self.urls))
+        urls = self.urls[first:] + self.urls[:first]
+        away = [url for url in urls if time.monotonic() - last_away.get(url, -AWAY_SECONDS) < AWAY_SECONDS]
+        yield from (url for url in urls if url not in away)
+        yield from filter(self._is_back, away)
+
+    @staticmethod
+    def _is_back(url):
+        if time.monotonic() - last_away.get(url, 0) < SIGN_SECONDS:
+            return False
+        sign = Exchange(url, "HEAD", "/", {}, SIGN_SECONDS).finish(good=range(500))
+        sign.connection.close()
+        if not sign.failure:
+            last_away.pop(url, None)
+        return not sign.failure
+
+    @staticmethod
+    def _versioned(action):
+        """Does what is given a version with one that is newer than any that is found."""
+        version = 0
+        while True:
+            version = max(time.time_ns(), version) + 1 + secrets.randbelow(1000)
+            try:
+                return action(str(version))
+            except Newer as newer:
+                version = newer.version
 
     def _save(self, name, content):
         if not self.urls:
             raise MediaError("MEDIA_UPLOAD_URLS names no media host")
         with self._binary(content) as source:
-            length = source.seek(0, io.SEEK_END)
-            failures = [failure for url in self.urls if (failure := self._put(url, name, source, length))]
-        if len(failures) == len(self.urls):
-            raise MediaError(f"No media host took {name}: " + "; ".join(failures))
-        for failure in failures:
-            logger.warning("%s was not stored everywhere: %s", name, failure)
+            self._versioned(lambda version: self._put(name, source, version))
         return name
 
-    def _put(self, url, name, source, length):
-        """None, or why this host did not take it."""
-        source.seek(0)
-        try:
-            with self._request("PUT", url, name, iter(lambda: source.read(CHUNK), b""), length) as answer:
-                return None if answer.status in (200, 201, 204) else f"{url} answered {answer.status}"
-        except (OSError, http.client.HTTPException) as error:
-            return f"{url}: {error}"
+    def _put(self, name, source, version):
+        wanted, hosts, failed, stored = min(COPIES, len(self.urls)), self._hosts(name), [], 0
+        while stored < wanted and (urls := list(itertools.islice(hosts, wanted - stored))):
+            exchanges = self._send(urls, name, source, version)
+            failed += [exchange for exchange in exchanges if exchange.failure]
+            stored += sum(not exchange.failure for exchange in exchanges)
+        why = "; ".join(exchange.failure for exchange in failed)
+        if not stored or (stored < wanted and not all(exchange.away for exchange in failed)):
+            raise MediaError(f"{name} was not stored: {why or 'no media host answers'}")
+        if stored < wanted:
+            logger.warning("%s has only one copy for now: %s", name, why or "no other media host answers")
+
+    def _send(self, urls, name, source, version):
+        """The content, read once and sent to all of them."""
+        length = source.seek(0, io.SEEK_END)
+        headers = {"Content-Length": str(length), VERSION: version}
+        with self._ask("PUT", urls, name, **headers) as exchanges:
+            source.seek(0)
+            while chunk := source.read(CHUNK):
+                for exchange in exchanges:
+                    exchange.send(chunk)
+            return [self._finished(exchange, length / DISK_BYTES_A_SECOND) for exchange in exchanges]
+
+    @staticmethod
+    def _finished(exchange, more_seconds=0):
+        exchange.finish(more_seconds=more_seconds)
+        if exchange.status == 409:
+            raise Newer(int(exchange.answer.getheader(VERSION)))
+        return exchange
 
     @staticmethod
     @contextlib.contextmanager
     def _binary(content):
-        """The content as a seekable binary file that is never wholly in memory."""
+        """The content as a seekable binary file: itself where it is one, and never wholly in memory."""
+        if is_binary(content):
+            yield content
+            return
         with tempfile.SpooledTemporaryFile(max_size=IN_MEMORY) as copy:
             for chunk in content.chunks():
                 copy.write(chunk.encode() if isinstance(chunk, str) else chunk)
@@ -102,15 +239,15 @@ class MediaStorage(Storage):
     def _read(self, method, name, read):
         """What ``read`` makes of the first good answer; FileNotFoundError where a host answers and none has it."""
         failures, absent = [], False
-        for url in self.urls:
-            try:
-                with self._request(method, url, name) as answer:
-                    if answer.status == 200:
-                        return read(answer)
-                    absent = absent or answer.status in (404, 410)
-                    failures.append(f"{url} answered {answer.status}")
-            except (OSError, http.client.HTTPException) as error:
-                failures.append(f"{url}: {error}")
+        for url in self._hosts(name):
+            with self._ask(method, [url], name) as (exchange,):
+                if not exchange.finish(good=(200,)).failure:
+                    try:
+                        return read(exchange.answer)
+                    except (OSError, http.client.HTTPException) as error:
+                        exchange.fail(error, away=True)
+                absent = absent or exchange.status in (404, 410)
+                failures.append(exchange.failure)
         if absent:
             raise FileNotFoundError(name)
         raise MediaError(f"No media host answered for {name}: " + "; ".join(failures))
@@ -123,6 +260,8 @@ class MediaStorage(Storage):
             copy = tempfile.SpooledTemporaryFile(max_size=IN_MEMORY)  # noqa: SIM115 (the caller closes the File)
             while chunk := answer.read(CHUNK):
                 copy.write(chunk)
+            if answer.length:
+                raise http.client.IncompleteRead(b"", answer.length)
             copy.seek(0)
             return copy
 
@@ -166,13 +305,17 @@ class MediaStorage(Storage):
 
     def delete(self, name):
         Path(safe_join(self.location, self._relative(name))).unlink(missing_ok=True)
-        for url in self.urls:
-            try:
-                with self._request("DELETE", url, name) as answer:
-                    if answer.status not in (200, 204, 404):
-                        logger.warning("%s was not deleted: %s answered %s", name, url, answer.status)
-            except (OSError, http.client.HTTPException) as error:
-                logger.warning("%s was not deleted: %s: %s", name, url, error)
+        self._versioned(lambda version: self._delete(name, version))
+
+    def _delete(self, name, version):
+        """One host that remembers it is enough: the others hear of it."""
+        with self._ask("DELETE", self._hosts(name), name, **{VERSION: version}) as exchanges:
+            failed = [exchange.failure for exchange in map(self._finished, exchanges) if exchange.failure]
+        why = "; ".join(failed)
+        if len(failed) == len(exchanges):
+            raise MediaError(f"{name} was not deleted: {why or 'no media host answers'}")
+        if failed:
+            logger.warning("%s was not deleted everywhere yet: %s", name, why)
 
     def url(self, name):
         return urljoin(self.base_url, filepath_to_uri(self._relative(name)).lstrip("/"))
