@@ -205,10 +205,19 @@ class Lab:
         container = self.containers().get(name)
         if container is None:
             container = self._create(name, tiers, image, network)
+        self.put_back(container)
+
+    def put_back(self, container) -> None:
+        """The host runs and is on its network, in whatever state it was left."""
+        if not self.is_connected(container):
+            self.network().connect(container, ipv4_address=self.address(container))
         if container.status == "paused":
             container.unpause()
         elif container.status != "running":
             container.start()
+
+    def is_connected(self, container) -> bool:
+        return self.prefix in container.attrs["NetworkSettings"]["Networks"]
 
     def _create(self, name: str, tiers: list[str], image: str, network):
         api = self.client.api

@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from tests.drills import deploy, ledger, picture, report, runs, versions
-from tests.drills.load import Load, Target
+from tests.drills.load import Load, Target, content_of
 
 FAST = {"page": 60, "static": 20, "write": 10, "upload": 10}
 PAGE = b'<html><link href="/static/a.css"><body>A page.</body></html>'
@@ -154,7 +154,7 @@ def drill(tmp_path, stored=None, lab_id="here"):
             self.forgotten = True
 
     made.hosts = Hosts()
-    made.fetch = lambda session, token: deploy.content_of("upload", token)
+    made.fetch = lambda session, token: content_of("upload", token)
     return made
 
 
