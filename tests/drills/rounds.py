@@ -156,8 +156,12 @@ def conduct(make: Callable[[containers.Lab], Rounds], run: Callable[[Rounds], No
         print(f"error: {error}", file=sys.stderr)
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from here", flush=True)
-    if drill.load:
-        drill.end()
+    try:
+        if drill.load:
+            drill.end()
+    except containers.LabError as error:
+        print(f"error: {error}", file=sys.stderr)
+        finished = False
     drill.report()
     drill.say("docs/drills.md is written")
     if finished:
