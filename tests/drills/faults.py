@@ -128,7 +128,7 @@ class Drill(Rounds):
         for step, records in zip(steps, shared, strict=True):
             step |= judge.figures(records, step, allowed, lost)
             step["problems"] = judge.problems(step)
-        return closed | {"run": self.state["run"], "seed": self.state.get("ask", {}).get("what", {}).get("seed")}
+        return closed | {"run": self.state.get("run", 0), "seed": self.state.get("ask", {}).get("what", {}).get("seed")}
 
     def compare_files(self, name: str, acknowledged: dict[str, str], pictures: dict[str, str]) -> dict:
         """What visitors get back, and what each media host holds by itself."""
