@@ -194,10 +194,9 @@ def drill(tmp_path, monkeypatch):
     made = object.__new__(faults.Drill)
     made.log, made.say = [], lambda text: None
     container = Container(made.log)
-    network = SimpleNamespace(disconnect=lambda container: made.log.append("disconnect"))
     made.lab = SimpleNamespace(
         containers=lambda: {"all1": container},
-        network=lambda: network,
+        cut_off=lambda container: made.log.append("cut off"),
         put_back=lambda container: made.log.append("put back"),
     )
     made.folder, made.file, made.state = tmp_path, tmp_path / "state.json", {"steps": [], "rounds": []}
@@ -223,7 +222,7 @@ def test_every_fault_is_done_and_its_host_is_put_back(drill):
     done = Counter(drill.log)
     assert done["put back"] == len(table.FAULTS) + 1, "and once before the first"
     for act, count in Counter(fault.act for fault in table.FAULTS).items():
-        what = {"partition": "disconnect", "loss": f"nft '{strike.LOSE}'"}.get(act, act)
+        what = {"partition": "cut off", "loss": f"nft '{strike.LOSE}'"}.get(act, act)
         assert done[what] == count, act
     assert done[f"nft '{strike.LOSE_NOTHING}'"] == done["put back"]
     assert "ask" not in drill.state and json.loads(drill.file.read_text()) == drill.state

@@ -137,6 +137,8 @@ def conduct(make: Callable[[containers.Lab], Rounds], run: Callable[[Rounds], No
     lab = containers.Lab(os.environ.get("ENV", "production"))
     try:
         engine.ensure(demo.say)
+        for container in lab.containers().values():
+            lab.put_back(container)
         made = not is_up(lab)
         if made:
             if not lab.containers():

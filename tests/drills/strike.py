@@ -27,7 +27,7 @@ def strike(lab: Lab, container, act: str) -> None:
         case "pause":
             container.pause()
         case "partition":
-            lab.network().disconnect(container)
+            lab.cut_off(container)
         case "loss":
             run(container, f"nft '{LOSE}'")
         case command:

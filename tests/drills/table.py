@@ -57,7 +57,7 @@ FAULTS = (
     Fault("web-pause", "web", "pause", 3, 10),
     Fault("web-partition", "web", "partition", 3, 10),
     Fault("web-loss", "web", "loss", 0, 30),
-    Fault("web-gunicorn-kill", "web", "pkill -KILL --full gunicorn", 3),
+    Fault("web-gunicorn-kill", "web", "pkill -KILL --full [g]unicorn", 3),
     Fault("web-pgpool-kill", "web", killed("pgpool2"), 3),
     Fault("cache-kill", "cache", "kill", 0, 15),
     Fault("cache-pause", "cache", "pause", 0, 15),
