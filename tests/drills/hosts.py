@@ -126,8 +126,8 @@ class Hosts:
     def held(self, name: str) -> dict[str, dict[str, str]]:
         """The pictures of those stories that each media host holds by itself: path to digest."""
         script = f"cd /srv/media/{self.site}/uploads && find . -name 'drill-{name}-*' -exec sha256sum {{}} +"
-        lines = {host: self.run(container, "sh", "-c", script).decode() for host, container in self.media.items()}
-        rows = {host: [line.split("  ./", 1) for line in text.splitlines()] for host, text in lines.items()}
+        said = self.of_each(self.media, lambda container: self.run(container, "sh", "-c", script).decode())
+        rows = {host: [line.split("  ./", 1) for line in text.splitlines()] for host, text in said.items()}
         return {host: {path: digest for digest, path in found} for host, found in rows.items()}
 
     def forget(self, name: str) -> None:
