@@ -84,7 +84,7 @@ def test_an_environment_without_spare_hosts_is_refused():
 def step(name: str = "db-primary-kill", began: float = 100, ended: float | None = 200, **more) -> dict:
     fault = table.BY_NAME[name]
     return {
-        "name": name, "tier": fault.tier, "host": "db1", "hit": [fault.role], "window": fault.window, "run": 1,
+        "name": name, "host": "db1", "hit": [fault.role], "window": fault.window, "run": 1,
         "ledger": "l.jsonl.gz", "began": began, "back": began + 40, "whole": began + 60, "ended": ended, "lacking": [],
     } | more  # fmt: skip
 
@@ -201,7 +201,7 @@ def drill(tmp_path, monkeypatch):
     )
     made.folder, made.file, made.state = tmp_path, tmp_path / "state.json", {"steps": [], "rounds": []}
     made.load = SimpleNamespace(next_tally=ledger.Tally)
-    made.views = lambda: ({}, {"all1": {fault.role for fault in table.FAULTS}})
+    made.what_hosts_are = lambda: {"all1": {fault.role for fault in table.FAULTS}}
     made.begin = lambda mix: made.state.update(open={"ledger": "l.jsonl.gz"})
     made.end = lambda: made.state["rounds"].append(made.state.pop("open"))
     monkeypatch.setattr(faults.redundancy, "missing", lambda lab: [])
@@ -271,7 +271,7 @@ def test_a_game_goes_on_with_its_seed_and_ends_with_its_minutes(drill, monkeypat
 
 def test_what_does_not_become_whole_stops_the_drill_and_is_told(drill, monkeypatch):
     monkeypatch.setattr(faults, "WHOLE_SECONDS", 0)
-    answers = iter([[]])  # before the first fault
+    answers = iter([[], []])  # before the first fault
     monkeypatch.setattr(faults.redundancy, "missing", lambda lab: next(answers, ["db1 sees no leader"]))
     with pytest.raises(containers.LabError, match="db1 sees no leader"):
         drill.run(ASKED)

@@ -41,44 +41,44 @@ def plan(ask: dict) -> Iterator[tuple[Fault, float]]:
 
 
 class Drill(Rounds):
-    """The steps of its state are faults; ``run`` is the number of the command they belong to."""
+    """The steps of its state are faults; ``run`` is the number of the command that a step or a round belongs to."""
 
-    def views(self) -> tuple[dict[str, redundancy.View], dict[str, set[str]]]:
-        """Every host as it is now, and what each is."""
-        views, floating = redundancy.look(self.lab), self.lab.front_address()
+    def what_hosts_are(self) -> dict[str, set[str]]:
+        views = redundancy.look(self.lab)
         leaders = {view.leader() for view in views.values()}
-        holders = redundancy.holders(views, floating)
-        return views, {name: roles(view.tiers, name in leaders, name in holders) for name, view in views.items()}
+        holders = redundancy.holders(views, self.lab.front_address())
+        return {name: roles(view.tiers, name in leaders, name in holders) for name, view in views.items()}
 
-    def take(self, fault: Fault, share: float = 1.0, run: int = 0) -> dict:
-        """One fault under the load, until all is whole again."""
-        _, are = self.views()
-        host = random.choice(sorted(name for name, its in are.items() if fault.role in its))
-        container = self.lab.containers()[host]
+    def take(self, fault: Fault, share: float = 1.0) -> dict:
+        """One fault under the load, until all is whole again. Hosts that are the same take their turns."""
+        are = self.what_hosts_are()
+        names = sorted(name for name, its in are.items() if fault.role in its)
+        host = names[len(self.state["steps"]) % len(names)]
+        container, its = self.lab.containers()[host], alike(fault, are[host])
+        hold = share * max(one.hold for one in its)
         step = {
             "name": fault.name,
-            "tier": fault.tier,
             "host": host,
             "hit": sorted(hit(fault, are[host])),
-            "window": max(other.window for other in alike(fault, are[host])),
-            "run": run,
+            "window": max(one.window for one in its),
+            "run": self.state.get("run", 0),
             "ledger": self.state["open"]["ledger"],
             "began": time.time(),
-            "back": None,
-            "whole": None,
-            "ended": None,
+            **dict.fromkeys(("back", "whole", "ended")),
             "lacking": [],
         }
         self.state["steps"].append(step)
         self.save()
-        held = share * max(other.hold for other in alike(fault, are[host]))
         try:
             strike(self.lab, container, fault.act)
-            time.sleep(held)
+            time.sleep(hold)
         finally:
             put_back(self.lab, container)
-        step["back"] = time.time() if held else step["began"]
-        self.await_whole(step)
+        step["back"] = time.time() if hold else step["began"]
+        step["whole"], step["lacking"] = self.wait_until_whole()
+        if step["lacking"]:
+            self.save()
+            raise containers.LabError(f"{fault.name} ({host}): not whole again: {'; '.join(step['lacking'])}")
         time.sleep(SETTLE_SECONDS)
         step["ended"] = time.time()
         self.save()
@@ -89,34 +89,29 @@ class Drill(Rounds):
         )
         return step
 
-    def await_whole(self, step: dict) -> None:
-        """Twice in a row, since what is gone is not noticed at once."""
-        deadline = time.time() + WHOLE_SECONDS
-        since = None
+    def wait_until_whole(self) -> tuple[float | None, list[str]]:
+        """When it was, seen twice in a row, since what is gone is not noticed at once; or what is lacking still."""
+        deadline, since = time.time() + WHOLE_SECONDS, None
         while True:
             time.sleep(LOOK_SECONDS)
             lacking = redundancy.missing(self.lab)
-            if not lacking and since:
-                step["whole"] = since
-                return
-            since = None if lacking else time.time()
             if lacking and time.time() > deadline:
-                step["lacking"] = lacking
-                self.save()
-                raise containers.LabError(f"{step['name']}: not whole after {WHOLE_SECONDS} s: {'; '.join(lacking)}")
+                return None, lacking
+            if since and not lacking:
+                return since, []
+            since = None if lacking else time.time()
 
     def mend(self) -> None:
-        """Every host is put back, whatever an earlier drill left of it, and the environment is whole."""
+        """Every host is put back, whatever was left of it, and the environment is whole."""
         for container in self.lab.containers().values():
             put_back(self.lab, container)
-        deadline = time.monotonic() + WHOLE_SECONDS
-        while lacking := redundancy.missing(self.lab):
-            if time.monotonic() > deadline:
-                raise containers.LabError(f"The environment is not whole: {'; '.join(lacking)}")
-            time.sleep(LOOK_SECONDS)
+        if lacking := self.wait_until_whole()[1]:
+            raise containers.LabError(f"The environment is not whole: {'; '.join(lacking)}")
 
     def end(self) -> dict:
-        self.mend()
+        """Of an environment that does not become whole, what there is is compared."""
+        if not any(step["lacking"] for step in self.state["steps"][-1:]):
+            self.mend()
         return super().end()
 
     def close(self, opened: dict) -> dict:
@@ -161,7 +156,7 @@ class Drill(Rounds):
         for fault, share in itertools.islice(plan(asked["what"]), asked["done"], None):
             if asked["what"]["minutes"] and asked["seconds"] >= 60 * asked["what"]["minutes"]:
                 break
-            step = demo.step(fault.name, lambda f=fault, s=share: self.take(f, s, self.state["run"]))
+            step = demo.step(fault.name, lambda f=fault, s=share: self.take(f, s))
             asked["done"], asked["seconds"] = asked["done"] + 1, asked["seconds"] + step["ended"] - step["began"]
             self.save()
         demo.step("compare what was written with what is there", self.end)
