@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import subprocess
@@ -12,9 +13,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from test_drill import Site
 
 from lab import containers
 from tests.drills import faults, faults_report, judge, ledger, strike, table
+from tests.drills.load import Load, Target, content_of
 
 ROOT = Path(__file__).resolve().parents[2]
 TIERS = {"lb", "web", "db", "cache", "media", "monitor"}
@@ -287,6 +290,53 @@ def test_a_command_that_cannot_be_run_says_why():
 def test_the_rules_that_lose_packets_are_rules(rules):
     done = subprocess.run(["unshare", "--net", "nft", "--check", rules], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+class Hosts:
+    """What is stored, and held by two media hosts of which one may lack the last file."""
+
+    def __init__(self, site, lacks: int):
+        self.stories, self.lacks = site.stories, lacks
+
+    def stored(self, name):
+        return self.stories, {token: f"{token}.png" for token in self.stories}
+
+    def held(self, name):
+        digests = {f"{t}.png": hashlib.sha256(content_of("write", t)).hexdigest() for t in self.stories}
+        return {"media1": digests, "media2": dict(list(digests.items())[self.lacks :])}
+
+    def forget(self, name):
+        pass
+
+
+@pytest.mark.parametrize(("window", "lacks"), [(60, 0), (0.2, 1)])
+def test_a_fault_under_load_from_its_first_request_to_the_verdict(tmp_path, monkeypatch, window, lacks):
+    """A site that answers no write for half a second: forgiven for so long as was published."""
+    site = Site()
+    made = object.__new__(faults.Drill)
+    made.folder, made.file, made.lab_id, made.say = tmp_path, tmp_path / "state.json", "here", lambda text: None
+    made.state = {"steps": [], "rounds": [], "run": 1, "open": {"name": "t", "ledger": "l.jsonl.gz", "lab": "here"}}
+    made.lab, made.hosts, made.session = SimpleNamespace(containers=lambda: {"lb1": None}), Hosts(site, lacks), str
+    made.what_hosts_are, made.mend = lambda: {"lb1": {"lb-holder"}}, lambda: None
+    monkeypatch.setattr(faults.redundancy, "missing", lambda lab: [])
+    monkeypatch.setattr(faults, "strike", lambda *_: site.faults.update(POST="error"))
+    monkeypatch.setattr(faults, "put_back", lambda *_: site.faults.clear())
+    monkeypatch.setattr(faults, "SETTLE_SECONDS", 0.5)
+    monkeypatch.setattr(faults, "LOOK_SECONDS", 0.1)
+    target = Target("127.0.0.1", "localhost", None, ["/"], ["/p.png"], {}, "token", site.server_address[1])
+    book = ledger.Ledger(tmp_path / "l.jsonl.gz")
+    made.load = Load(target, 100, book, "t", 60, {"page": 60, "write": 40})
+    made.load.start()
+    one = made.take(table.Fault("lb-test", "lb-holder", "a command", window, 0.5))
+    closed = made.end()
+    monkeypatch.undo()
+    site.shutdown()
+    assert closed["requests"] >= one["requests"] > 50
+    assert closed["writes"] == closed["files"] == site.stories.total() and closed["lost"] == []
+    assert one["writes_failed"] > 0 == one["gets_failed"]
+    assert 0.4 < one["without_writes"] < 2 and 0 < one["whole"] - one["back"] < 2
+    assert bool(one["outside"]) == bool(made.verdict()) == bool(lacks)
+    assert len(made.verdict()) == 2 * lacks, "the writes, and the file"
 
 
 # The report.
