@@ -369,4 +369,5 @@ def test_the_report_has_every_fault_a_picture_and_the_game(tmp_path):
     drawn = ET.parse(tmp_path / "drill-faults.svg").getroot()
     classes = Counter(part.get("class") for part in drawn.iter())
     assert classes["mark"] == 2
+    assert [part.text for part in drawn.iter() if part.get("class") == "name"] == ["db-primary-kill", "cache-kill"]
     assert classes["track"] == len(TIERS) and classes["stopped"] >= 2 and classes["failed"] >= 2

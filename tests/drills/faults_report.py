@@ -71,7 +71,7 @@ def draw(name: str, title: str, steps: list[dict], folder: Path, docs: Path) -> 
     failed = sum("error" in record for record in records)
     subtitle = f"{len(records):,} requests, {failed} failed, {len(steps)} faults"
     hosts = {record["host"] for record in records} - {""}
-    marks = [step["began"] for step in steps]
+    marks = [(step["began"], step["name"]) for step in steps]
     drawn = picture.chart(title, subtitle, records, hosts, lanes(steps, ended), marks, began, ended, picture.FAULT)
     (docs / name).write_text(drawn)
     return f"![{title}: {subtitle}]({name})"

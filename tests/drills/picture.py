@@ -29,7 +29,7 @@ def style(hosts: int) -> str:
     dark = theme("dark", "#e6edf3", "#8b949e", "#0d1117", "#d29922", "#f85149", "#a371f7")
     return (
         "text{font:12px system-ui,sans-serif}.big{font-size:16px;font-weight:600}.end{text-anchor:end}"
-        f".middle{{text-anchor:middle}}{light}@media(prefers-color-scheme:dark){{{dark}}}"
+        f".middle{{text-anchor:middle}}.name{{font-size:10px}}{light}@media(prefers-color-scheme:dark){{{dark}}}"
     )
 
 
@@ -71,7 +71,7 @@ def spans(events: list[dict], ended: float) -> dict[str, list[tuple[str, float, 
 def draw(title: str, subtitle: str, records: list[dict], events: list[dict], began: float, ended: float, hosts) -> str:
     """A roll of the web hosts: a lane for each."""
     found = spans(events, ended)
-    marks = [event["at"] for event in events if event["what"] in ("drained", "restored")]
+    marks = [(event["at"], "") for event in events if event["what"] in ("drained", "restored")]
     return chart(
         title, subtitle, records, hosts, {host: found[host] for host in sorted(hosts)}, marks, began, ended, ROLL
     )
@@ -83,7 +83,7 @@ def chart(
     records: list[dict],
     hosts,
     lanes: dict[str, list[tuple[str, float, float]]],
-    marks: list[float],
+    marks: list[tuple[float, str]],
     began: float,
     ended: float,
     legend: dict[str, str],
@@ -136,10 +136,13 @@ def chart(
         parts.append(f'<text x="{at + 16}" y="{TOP - 20}">{escape(name)}</text>')
         at += 34 + 7 * len(name)
     parts += drawn(lanes, x, bottom + 30, right)
-    for moment in marks:
+    for moment, name in marks:
         if began <= moment <= ended:
             line = x(moment)
             parts.append(f'<line class="mark" x1="{line}" x2="{line}" y1="{TOP}" y2="{bottom + 24}"/>')
+            if name:
+                place = f"translate({line + 11},{bottom - 6}) rotate(-90)"
+                parts.append(f'<text class="name" transform="{place}">{escape(name)}</text>')
     tick = next(size for size in (5, 10, 20, 30, 60, 120, 300, 600, 3600) if (ended - began) / size <= 14)
     for second in range(0, int(ended - began) + 1, tick):
         label = f"{second // 60}:{second % 60:02}"
