@@ -16,7 +16,7 @@ from lab.redundancy import missing
 # monitor1 is the only one of its tier, and no visitor needs it.
 SPARE = ("lb", "web", "cache", "media")
 DOWN_STATUS = 3
-FAILOVER_SECONDS, BACK_SECONDS = 90, 120
+FAILOVER_SECONDS, BACK_SECONDS = 90, 240
 STEADY_SECONDS = 5
 
 pytestmark = pytest.mark.skipif(
