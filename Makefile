@@ -2,11 +2,11 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 ENV ?= production
-export ENV SITE COMMAND LAB RATE REQUESTS KINDS
+export ENV SITE COMMAND LAB RATE REQUESTS KINDS ROUNDS FAULT GAME SEED
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help demo test test-all lint contract example bench drill-deploy down status ssh manage secrets venv
+.PHONY: help demo test test-all lint contract example bench drill drill-deploy down status ssh manage secrets venv
 
 help: ## This list
 	@echo "Trestle: production Django on your own servers. ENV=production|staging|dev chooses the inventory."
@@ -48,6 +48,9 @@ test-all: venv ## `make test`, and the same for staging, perlbal, dev and more p
 
 bench: venv ## Measure the budgets: demo from nothing, second runs, tasks, memory
 	@$(BIN)/python -m lab bench
+
+drill: venv ## Faults on every tier under load, into docs/drills.md [ROUNDS=1] [FAULT=db-primary-kill] [GAME=60] [SEED=] [RATE=40]
+	@$(BIN)/python -m tests.drills.faults
 
 drill-deploy: venv ## Deploys, rollbacks and bad releases under load, into docs/drills.md [RATE=40] [REQUESTS=1000000]
 	@$(BIN)/python -m tests.drills.deploy

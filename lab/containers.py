@@ -39,6 +39,14 @@ INOTIFY, INOTIFY_INSTANCES = Path("/proc/sys/fs/inotify/max_user_instances"), 10
 FIRST_HOST, FIRST_STRANGER, FLOATING = 10, 128, 250
 
 
+# A server's interface keeps its name while its network is away. A container gets another one, and the engine must find
+# it under that name when it takes it away again.
+OURS_AGAIN = """set -- $(ip -o route show default); [ "$5" = eth0 ] && exit; echo "$5" > /run/lab-interface
+ip link set "$5" down; ip link set "$5" name eth0; ip link set eth0 up; ip route add default via "$3"
+"""
+THEIRS_AGAIN = "ip link set eth0 down; ip link set eth0 name $(cat /run/lab-interface)"
+
+
 class LabError(Exception):
     """What is wrong with the lab, in one sentence."""
 
@@ -205,10 +213,27 @@ class Lab:
         container = self.containers().get(name)
         if container is None:
             container = self._create(name, tiers, image, network)
+        self.put_back(container)
+
+    def put_back(self, container) -> None:
+        """The host runs and is on its network, in whatever state it was left."""
+        cut_off = not self.is_connected(container)
+        if cut_off:
+            self.network().connect(container, ipv4_address=self.address(container))
         if container.status == "paused":
             container.unpause()
         elif container.status != "running":
             container.start()
+        if cut_off:
+            container.exec_run(["sh", "-c", OURS_AGAIN])
+
+    def cut_off(self, container) -> None:
+        """The host runs, and nobody reaches it."""
+        container.exec_run(["sh", "-c", f"[ ! -e /run/lab-interface ] || {{ {THEIRS_AGAIN}; }}"])
+        self.network().disconnect(container)
+
+    def is_connected(self, container) -> bool:
+        return self.prefix in container.attrs["NetworkSettings"]["Networks"]
 
     def _create(self, name: str, tiers: list[str], image: str, network):
         api = self.client.api

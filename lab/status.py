@@ -20,6 +20,15 @@ def units_of(tiers: list[str]) -> list[str]:
     return list(dict.fromkeys(units))
 
 
+def inactive(container, table_tiers: list[str]) -> list[str]:
+    """The units of a host that are not active."""
+    units = units_of(table_tiers)
+    states = container.exec_run(["systemctl", "is-active", *units]).output.decode(errors="replace").split()
+    if len(states) != len(units):
+        return ["systemd"]
+    return [unit for unit, state in zip(units, states, strict=True) if state != "active"]
+
+
 def _run(container, command: str) -> str:
     return container.exec_run(["sh", "-c", command]).output.decode(errors="replace").strip()
 

@@ -6,7 +6,7 @@ import time
 
 import requests
 
-from lab import status
+from lab.status import inactive
 
 SECONDS = 150
 
@@ -29,14 +29,6 @@ def test_every_host_comes_back_by_itself_after_a_reboot(lab, front, settings):
             f"{url}: {answer}; not active after {SECONDS} s: {down}\n{journal(lab, down)}"
         )
         time.sleep(2)
-
-
-def inactive(container, tiers: list[str]) -> list[str]:
-    units = status.units_of(tiers)
-    states = container.exec_run(["systemctl", "is-active", *units]).output.decode().split()
-    return [unit for unit, state in zip(units, states, strict=False) if state != "active"] or (
-        [] if len(states) == len(units) else ["no answer"]
-    )
 
 
 def page(front, url: str) -> str:

@@ -13,8 +13,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from tests.drills import deploy, ledger, picture, report, runs, versions
-from tests.drills.load import Load, Target
+from lab import containers
+from tests.drills import deploy, ledger, picture, report, rounds, runs, versions
+from tests.drills.load import Load, Target, content_of
 
 FAST = {"page": 60, "static": 20, "write": 10, "upload": 10}
 PAGE = b'<html><link href="/static/a.css"><body>A page.</body></html>'
@@ -154,7 +155,7 @@ def drill(tmp_path, stored=None, lab_id="here"):
             self.forgotten = True
 
     made.hosts = Hosts()
-    made.fetch = lambda session, token: deploy.content_of("upload", token)
+    made.fetch = lambda session, token: content_of("upload", token)
     return made
 
 
@@ -378,3 +379,60 @@ def test_the_report_tells_what_was_done_and_leaves_other_sections_alone(tmp_path
     assert "**1 of 600 requests failed**" in said and "1 requests failed" in said
     assert "| deploy v1 | 50 | 600 | 1 | 2 | 3 | 0.4 | web1 web2 web3 |" in said
     assert (docs / "drill-deploy.svg").exists() and "![" in said
+
+
+def interrupted(*_):
+    raise KeyboardInterrupt
+
+
+def in_trouble(*_):
+    raise containers.LabError("it is gone")
+
+
+@pytest.mark.parametrize(
+    ("run", "end", "good", "code", "told"),
+    [
+        (lambda drill: None, None, True, 0, ["put back", "report", "leave"]),
+        (lambda drill: None, None, False, 1, ["put back", "report", "leave"]),
+        (interrupted, lambda: None, True, 1, ["put back", "end", "report"]),
+        (in_trouble, lambda: None, True, 1, ["put back", "end", "report"]),
+        (in_trouble, in_trouble, True, 1, ["put back", "end", "report"]),
+    ],
+)
+def test_a_drill_ends_with_its_report_whatever_becomes_of_it(monkeypatch, run, end, good, code, told):
+    """Where it is stopped its load is ended; where it is done the lab that it found is left as it was."""
+    log = []
+
+    class Lab:
+        def __init__(self, env_name):
+            self.env_name = env_name
+
+        def containers(self):
+            return {"web1": "a host that an earlier drill may have left paused"}
+
+        def put_back(self, container):
+            log.append("put back")
+
+    class Drill(rounds.Rounds):
+        def __init__(self):
+            self.load, self.say = end, lambda text: None
+
+        def end(self):
+            log.append("end")
+            end()
+
+        def report(self):
+            log.append("report")
+
+        def leave(self):
+            log.append("leave")
+
+        def good(self):
+            return good
+
+    monkeypatch.setattr(rounds.containers, "Lab", Lab)
+    monkeypatch.setattr(rounds.engine, "ensure", lambda say: None)
+    monkeypatch.setattr(rounds, "is_up", lambda lab: True)
+    monkeypatch.setattr(rounds.signal, "signal", lambda *_: None)
+    assert rounds.conduct(lambda lab: Drill(), run) == code
+    assert log == told

@@ -1,6 +1,9 @@
-"""What the lab's overlay makes of the remains of an earlier lab."""
+"""What the lab makes of the remains of an earlier lab, and of hosts that are away."""
 
 from __future__ import annotations
+
+from types import SimpleNamespace
+from unittest.mock import Mock, call
 
 import pytest
 
@@ -28,3 +31,24 @@ def test_a_lab_is_whole_with_its_network_a_container_for_each_host_and_its_secre
     monkeypatch.setattr(lab, "network", lambda: "a network" if network else None)
     monkeypatch.setattr(lab, "containers", lambda: dict.fromkeys(hosts))
     assert lab.whole(["web1", "web2"]) is whole
+
+
+@pytest.mark.parametrize(
+    ("status", "connected", "done"),
+    [
+        ("running", True, []),
+        ("exited", True, [call.start()]),
+        ("created", True, [call.start()]),
+        ("paused", True, [call.unpause()]),
+        ("running", False, [call.connect("its own address"), call.exec_run(["sh", "-c", containers.OURS_AGAIN])]),
+        ("exited", False, [call.connect("its own address"), call.start()]),
+    ],
+)
+def test_a_host_that_is_away_is_put_back_under_its_own_address(status, connected, done, monkeypatch):
+    lab, host = containers.Lab("production", "test"), Mock(status=status, labels={"trestle.address": "its own address"})
+    host.attrs = {"NetworkSettings": {"Networks": {lab.prefix: {}} if connected else {"bridge": {}}}}
+    network = SimpleNamespace(connect=lambda container, ipv4_address: container.connect(ipv4_address))
+    monkeypatch.setattr(lab, "network", lambda: network)
+    lab.put_back(host)
+    assert host.mock_calls[: len(done)] == done
+    assert host.mock_calls[len(done) :] in ([], [call.exec_run(["sh", "-c", containers.OURS_AGAIN])])

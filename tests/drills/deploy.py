@@ -6,34 +6,22 @@ What was done is kept in .cache/drill/: the same command goes on where it stoppe
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import signal
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import requests
-
-from lab import containers, demo, engine, front
-from lab.__main__ import check_memory, tiers_of
+from lab import containers, demo
 from tests.drills import report
-from tests.drills.hosts import Hosts, derived_secret
-from tests.drills.ledger import Ledger, compare, read
-from tests.drills.load import Load, content_of, visit
+from tests.drills.rounds import RATE, Rounds, conduct
 from tests.drills.runs import Run, back_seconds, play, sentence, shares
-from tests.drills.versions import BAD, FOUND_AT_BUILD, SITE, Versions
+from tests.drills.versions import BAD, FOUND_AT_BUILD, ROOT, SITE, Versions
 
-ROOT = Path(__file__).resolve().parents[2]
-RATE = 40
 # After a run the visitors go on, so that what it did late is seen too.
 SETTLE_SECONDS = 8
 BACK_SECONDS = 10
-# No round takes so long; a load that nobody stops ends then.
-ROUND_SECONDS = 4 * 60 * 60
 
 
 @dataclass(frozen=True)
@@ -67,80 +55,12 @@ def round_of(number: int, versions: Versions, env_name: str, folder: Path) -> It
         yield Step("bad", name, bad, deploy(bad), number)
 
 
-class Drill:
-    def __init__(self, lab: containers.Lab, folder: Path, rate: float, say=demo.say):
-        self.lab, self.folder, self.rate, self.say = lab, folder, rate, say
-        folder.mkdir(parents=True, exist_ok=True)
-        self.file = folder / "state.json"
-        self.state = json.loads(self.file.read_text()) if self.file.exists() else {"steps": [], "rounds": []}
+class Drill(Rounds):
+    def __init__(self, lab: containers.Lab, folder: Path, rate: float):
+        super().__init__(lab, folder, rate)
         self.versions = Versions(folder / "site")
-        self.hosts = Hosts(lab, SITE)
-        self.lab_id = hashlib.sha256(lab.ca_file.read_bytes()).hexdigest()[:12]
-        self.domain = demo.sites_of(lab.env_name)[SITE]["domains"][0]
-        self.load: Load | None = None
         # What each host is to have after it was patched.
         self.offered: dict[str, str] = {}
-
-    def save(self) -> None:
-        unfinished = self.file.with_suffix(".new")
-        unfinished.write_text(json.dumps(self.state, indent=1))
-        unfinished.replace(self.file)
-
-    def session(self) -> requests.Session:
-        return front.session(self.lab.front_address(), self.lab.ca_file)
-
-    # A round of the load, and what became of what it wrote.
-
-    def begin(self, mix: dict | None = None) -> None:
-        password = derived_secret(self.lab.secrets()["vault_site_key"], SITE, "editor")
-        target = visit(self.session(), self.lab.front_address(), self.domain, str(self.lab.ca_file), password)
-        name = f"{time.time():.0f}"
-        ledger = self.folder / f"requests-{name}.jsonl.gz"
-        self.state["open"] = {"name": name, "ledger": ledger.name, "lab": self.lab_id, "rate": self.rate}
-        self.save()
-        self.load = Load(target, self.rate, Ledger(ledger), name, ROUND_SECONDS, mix)
-        self.load.start()
-
-    def end(self) -> dict:
-        """Stop the load, compare what it was told with what is there, and close the round."""
-        cost = {}
-        if self.load:
-            self.load.stop()
-            cost = {"processor": self.load.processor_seconds, "seconds": self.load.ran_seconds}
-            if self.load.problem:
-                self.say(f"the load ended by itself: {self.load.problem!r}")
-            self.load = None
-        closed = self.close(self.state["open"]) | cost
-        self.state["rounds"].append(closed)
-        del self.state["open"]
-        self.save()
-        return closed
-
-    def close(self, opened: dict) -> dict:
-        """A round's totals, from its ledger; of a lab that is gone nothing can be compared."""
-        totals = dict.fromkeys(("requests", "failed", "first_failures", "late"), 0)
-        acknowledged: dict[str, str] = {}
-        for record in read(self.folder / opened["ledger"]):
-            totals["requests"] += 1
-            totals["failed"] += "error" in record
-            totals["first_failures"] += "first" in record
-            totals["late"] += record["started"] - record["due"] > 0.25
-            if "token" in record and "error" not in record:
-                acknowledged[record["token"]] = record["kind"]
-        closed = opened | totals | {"writes": len(acknowledged), "compared": opened["lab"] == self.lab_id}
-        if not closed["compared"]:
-            return closed
-        stored, pictures = self.hosts.stored(opened["name"])
-        uploads = [token for token, kind in acknowledged.items() if kind == "upload" and token in pictures]
-        session = self.session()
-        wrong = [token for token in uploads if self.fetch(session, pictures[token]) != content_of("upload", token)]
-        self.hosts.forget(opened["name"])
-        return closed | compare(set(acknowledged), stored) | {"uploads": len(uploads), "uploads_wrong": wrong}
-
-    def fetch(self, session: requests.Session, picture: str) -> bytes:
-        return session.get(f"https://{self.domain}/media/{picture}", timeout=20).content
-
-    # One operation under the load.
 
     def take(self, step: Step) -> dict:
         self.load.next_tally()
@@ -281,57 +201,16 @@ class Drill:
         bad += [done for done in rounds if done.get("uploads_wrong")]
         return not bad and not any(step["problems"] for step in self.state["steps"])
 
-
-def is_up(lab: containers.Lab) -> bool:
-    """Whether there is a lab that serves its sites."""
-    found = lab.containers()
-    if not found or any(container.status != "running" for container in found.values()):
-        return False
-    try:
-        demo.smoke(lab)
-    except (containers.LabError, requests.RequestException):
-        return False
-    return True
-
-
-def interrupt(*_) -> None:
-    raise KeyboardInterrupt
+    def report(self) -> None:
+        report.write(self.state, self.folder, ROOT / "docs", list(self.hosts.web))
 
 
 def main() -> int:
-    os.environ.setdefault("TRESTLE_LAB", "drill")
-    signal.signal(signal.SIGTERM, interrupt)
     wanted, rate = int(os.environ.get("REQUESTS") or 0), float(os.environ.get("RATE") or RATE)
     kinds = (os.environ.get("KINDS") or "deploy rollback patch bad").split()
-    lab = containers.Lab(os.environ.get("ENV", "production"))
-    try:
-        engine.ensure(demo.say)
-        made = not is_up(lab)
-        if made:
-            if not lab.containers():
-                check_memory(lab.env_name)
-            demo.demo(lab, tiers_of(lab.env_name))
-        drill = Drill(lab, ROOT / ".cache/drill" / lab.name, rate)
-    except (containers.LabError, engine.EngineError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    finished = False
-    try:
-        drill.run(wanted, kinds)
-        finished = True
-    except containers.LabError as error:
-        print(f"error: {error}", file=sys.stderr)
-    except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from here", flush=True)
-    if drill.load:
-        drill.end()
-    report.write(drill.state, drill.folder, ROOT / "docs", list(drill.hosts.web))
-    drill.say("docs/drills.md is written")
-    if finished:
-        demo.step("clean up", lambda: lab.down(demo.say) if made else drill.leave())
-    return 0 if finished and drill.good() else 1
+    return conduct(
+        lambda lab: Drill(lab, ROOT / ".cache/drill" / lab.name, rate), lambda drill: drill.run(wanted, kinds)
+    )
 
 
 if __name__ == "__main__":

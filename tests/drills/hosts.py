@@ -26,6 +26,7 @@ class Hosts:
         self.all = found = lab.containers()
         self.web = {name: found[name] for name in sorted(found) if "web" in lab.tiers(found[name])}
         self.databases = [container for container in found.values() if "db" in lab.tiers(container)]
+        self.media = {name: container for name, container in found.items() if "media" in lab.tiers(container)}
         self.balancers = [container for container in found.values() if "lb" in lab.tiers(container)]
 
     @staticmethod
@@ -115,13 +116,20 @@ class Hosts:
         for container in self.databases:
             if self.run(container, *command, "SELECT pg_is_in_recovery()").strip() == b"f":
                 return self.run(container, *command, sql).decode().splitlines()
-        raise RuntimeError("no database host is the leader")
+        raise LabError("No database host is the leader.")
 
     def stored(self, name: str) -> tuple[Counter[str], dict[str, str]]:
         """The stories that the load of that name wrote: how often each is there, and where its picture is."""
         rows = self.psql(f"SELECT headline, picture FROM stories_story WHERE headline LIKE 'drill-{name}-%'")
         pairs = [row.split("|", 1) for row in rows]
         return Counter(token for token, _ in pairs), dict(pairs)
+
+    def held(self, name: str) -> dict[str, dict[str, str]]:
+        """The pictures of those stories that each media host holds by itself: path to digest."""
+        script = f"cd /srv/media/{self.site}/uploads && find . -name 'drill-{name}-*' -exec sha256sum {{}} +"
+        said = self.of_each(self.media, lambda container: self.run(container, "sh", "-c", script).decode())
+        rows = {host: [line.split("  ./", 1) for line in text.splitlines()] for host, text in said.items()}
+        return {host: {path: digest for digest, path in found} for host, found in rows.items()}
 
     def forget(self, name: str) -> None:
         self.psql(f"DELETE FROM stories_story WHERE headline LIKE 'drill-{name}-%'")

@@ -105,3 +105,9 @@ def compare(acknowledged: set[str], stored: Counter[str]) -> dict[str, list[str]
     lost = [token for token in acknowledged if not stored[token]]
     twice = [token for token, count in stored.items() if count > 1]
     return {"lost": sorted(lost), "twice": sorted(twice)}
+
+
+def missing_files(sent: dict[str, str], held: dict[str, dict[str, str]]) -> dict[str, list[str]]:
+    """Path to digest, as sent and as each host holds them: the hosts that do not have every one as it was sent."""
+    wrong = {host: sorted(path for path in sent if files.get(path) != sent[path]) for host, files in held.items()}
+    return {host: paths for host, paths in wrong.items() if paths}

@@ -1,4 +1,4 @@
-"""The picture of an operation: who answered how much, second by second, and which host was drained when."""
+"""The picture of a drill: who answered how much, second by second, and what happened to whom meanwhile."""
 
 from __future__ import annotations
 
@@ -9,12 +9,9 @@ WIDTH, LEFT, RIGHT, TOP, PLOT, LANE = 960, 56, 24, 92, 190, 26
 COLOURS = {"light": ["#2f6f9f", "#4c9a8a", "#c08a2e", "#b9b4a8"], "dark": ["#6aa9d8", "#74c3b1", "#e0b15c", "#6d6a63"]}
 MEDIA = "media hosts"
 MOST_BINS = 440
-LEGEND = (
-    ("drained", "out of the pool"),
-    ("stopped", "not running"),
-    ("canary", "watched"),
-    ("failed", "a failed request"),
-)
+# The classes of the lanes' pieces, and what they mean.
+ROLL = {"drained": "out of the pool", "stopped": "not running", "canary": "watched"}
+FAULT = {"stopped": "away", "drained": "not yet whole"}
 
 
 def style(hosts: int) -> str:
@@ -32,7 +29,7 @@ def style(hosts: int) -> str:
     dark = theme("dark", "#e6edf3", "#8b949e", "#0d1117", "#d29922", "#f85149", "#a371f7")
     return (
         "text{font:12px system-ui,sans-serif}.big{font-size:16px;font-weight:600}.end{text-anchor:end}"
-        f".middle{{text-anchor:middle}}{light}@media(prefers-color-scheme:dark){{{dark}}}"
+        f".middle{{text-anchor:middle}}.name{{font-size:10px}}{light}@media(prefers-color-scheme:dark){{{dark}}}"
     )
 
 
@@ -72,14 +69,33 @@ def spans(events: list[dict], ended: float) -> dict[str, list[tuple[str, float, 
 
 
 def draw(title: str, subtitle: str, records: list[dict], events: list[dict], began: float, ended: float, hosts) -> str:
-    """An SVG that is readable on light and dark paper."""
+    """A roll of the web hosts: a lane for each."""
+    found = spans(events, ended)
+    marks = [(event["at"], "") for event in events if event["what"] in ("drained", "restored")]
+    return chart(
+        title, subtitle, records, hosts, {host: found[host] for host in sorted(hosts)}, marks, began, ended, ROLL
+    )
+
+
+def chart(
+    title: str,
+    subtitle: str,
+    records: list[dict],
+    hosts,
+    lanes: dict[str, list[tuple[str, float, float]]],
+    marks: list[tuple[float, str]],
+    began: float,
+    ended: float,
+    legend: dict[str, str],
+) -> str:
+    """An SVG that is readable on light and dark paper: answers of ``hosts``, and below them what ``lanes`` tell."""
     hosts = sorted(hosts)
     width = max(1.0, (ended - began) / MOST_BINS)
     counts = bins(records, began, ended, width)
     layers = [*((host, f"h{n}") for n, host in enumerate(hosts)), (MEDIA, "media")]
     most = max([sum(piece.values()) / width for piece in counts[:-1]] or [1]) * 1.05 or 1
     bottom, right = TOP + PLOT, WIDTH - RIGHT
-    height = bottom + 30 + LANE * len(hosts) + 44
+    height = bottom + 30 + LANE * len(lanes) + 44
 
     def x(at: float) -> float:
         return round(LEFT + (at - began) / (ended - began) * (right - LEFT), 1)
@@ -119,22 +135,20 @@ def draw(title: str, subtitle: str, records: list[dict], events: list[dict], beg
         parts.append(f'<rect class="{colour}" x="{at}" y="{TOP - 30}" width="11" height="11" rx="2"/>')
         parts.append(f'<text x="{at + 16}" y="{TOP - 20}">{escape(name)}</text>')
         at += 34 + 7 * len(name)
-    parts += lanes(hosts, spans(events, ended), x, bottom + 30, right)
-    for event in events:
-        if event["what"] in ("drained", "restored") and began <= event["at"] <= ended:
-            line = x(event["at"])
+    parts += drawn(lanes, x, bottom + 30, right)
+    for moment, name in marks:
+        if began <= moment <= ended:
+            line = x(moment)
             parts.append(f'<line class="mark" x1="{line}" x2="{line}" y1="{TOP}" y2="{bottom + 24}"/>')
+            if name:
+                place = f"translate({line + 11},{bottom - 6}) rotate(-90)"
+                parts.append(f'<text class="name" transform="{place}">{escape(name)}</text>')
     tick = next(size for size in (5, 10, 20, 30, 60, 120, 300, 600, 3600) if (ended - began) / size <= 14)
     for second in range(0, int(ended - began) + 1, tick):
         label = f"{second // 60}:{second % 60:02}"
         parts.append(f'<text class="faint middle" x="{x(began + second)}" y="{bottom + 16}">{label}</text>')
     at, low = LEFT, height - 14
-    for name, said in (
-        ("drained", "out of the pool"),
-        ("stopped", "not running"),
-        ("canary", "watched"),
-        ("failed", "failed"),
-    ):
+    for name, said in (legend | {"failed": "failed"}).items():
         if name == "failed":
             parts.append(f'<rect class="failed" x="{at + 4}" y="{low - 11}" width="3" height="12"/>')
         else:
@@ -144,14 +158,14 @@ def draw(title: str, subtitle: str, records: list[dict], events: list[dict], beg
     return "\n".join([*parts, "</svg>", ""])
 
 
-def lanes(hosts: list[str], found: dict, x, top: float, right: float) -> list[str]:
-    """A lane for each host: when it was out of the pool, when it did not run, when it was watched."""
+def drawn(lanes: dict[str, list[tuple[str, float, float]]], x, top: float, right: float) -> list[str]:
+    """A lane for each name, with (class, from, to)."""
     parts = []
-    for number, host in enumerate(hosts):
+    for number, (name_of_lane, pieces) in enumerate(lanes.items()):
         low = top + number * LANE
         parts.append(f'<rect class="track" x="{LEFT}" y="{low}" width="{right - LEFT}" height="16" rx="3"/>')
-        parts.append(f'<text class="end" x="{LEFT - 8}" y="{low + 12}">{escape(host)}</text>')
-        for name, began, ended in sorted(found.get(host, []), key=lambda span: span[0] == "stopped"):
+        parts.append(f'<text class="end" x="{LEFT - 8}" y="{low + 12}">{escape(name_of_lane)}</text>')
+        for name, began, ended in sorted(pieces, key=lambda span: span[0] == "stopped"):
             inset = 5 if name == "stopped" else 0
             size = f'width="{max(2, round(x(ended) - x(began), 1))}" height="{16 - 2 * inset}"'
             parts.append(f'<rect class="{name}" x="{x(began)}" y="{low + inset}" {size} rx="3"/>')

@@ -14,8 +14,7 @@ from tests.drills import picture
 from tests.drills.ledger import read
 from tests.drills.versions import BAD, FOUND_AT_BUILD
 
-BEGIN, END = "<!-- deploys: written by make drill-deploy -->", "<!-- end of deploys -->"
-HEAD = f"# Drills\n\n## Deploys\n\n{BEGIN}\n{END}\n"
+MARKERS = "<!-- deploys: written by make drill-deploy -->", "<!-- end of deploys -->"
 KIND_NAMES = {
     "deploy": ("deploy", "deploys"),
     "rollback": ("rollback", "rollbacks"),
@@ -71,14 +70,11 @@ def totals(state: dict) -> Counter[str]:
     return found
 
 
-def summary(state: dict) -> str:
-    total, kinds = totals(state), Counter(step["kind"] for step in state["steps"])
-    did = ", ".join(f"{kinds[kind]} {names[kinds[kind] != 1]}" for kind, names in KIND_NAMES.items() if kinds[kind])
-    rates = sorted({one["rate"] for one in state["rounds"]})
-    rate = " and ".join(f"{rate:g}" for rate in rates)
+def writes_and_cost(state: dict) -> list[str]:
+    """What became of the writes, and what the load itself took."""
+    total = totals(state)
+    rate = " and ".join(f"{rate:g}" for rate in sorted({one["rate"] for one in state["rounds"]}))
     lines = [
-        f"**{total['failed']:,} of {total['requests']:,} requests failed** during {did}.",
-        f"{total['first_failures']:,} GETs had no good answer at first and a good one on a new connection.",
         f"Of {total['compared']:,} acknowledged writes {total['lost']} were lost and {total['twice']} were there\n"
         f"twice; of {total['uploads']:,} uploads {total['uploads_wrong']} came back different.",
     ]
@@ -89,7 +85,17 @@ def summary(state: dict) -> str:
         f"The load asked for {rate} requests a second{cost}; {total['late']:,} requests were sent more than a\n"
         "quarter of a second late, which counts in their times."
     )
-    return "\n".join(lines)
+    return lines
+
+
+def summary(state: dict) -> str:
+    total, kinds = totals(state), Counter(step["kind"] for step in state["steps"])
+    did = ", ".join(f"{kinds[kind]} {names[kinds[kind] != 1]}" for kind, names in KIND_NAMES.items() if kinds[kind])
+    lines = [
+        f"**{total['failed']:,} of {total['requests']:,} requests failed** during {did}.",
+        f"{total['first_failures']:,} GETs had no good answer at first and a good one on a new connection.",
+    ]
+    return "\n".join(lines + writes_and_cost(state))
 
 
 def operations(steps: list[dict]) -> str:
@@ -198,10 +204,14 @@ def text(state: dict, drawn: list[tuple[str, str]]) -> str:
     return "\n\n".join(parts)
 
 
-def write(state: dict, folder: Path, docs: Path, hosts: list[str]) -> None:
+def write_section(docs: Path, markers: tuple[str, str], section: str) -> None:
+    """What stands between a drill's markers, and nothing else, is written anew."""
     path = docs / "drills.md"
-    before = path.read_text() if path.exists() else HEAD
-    head, _, rest = before.partition(BEGIN)
-    tail = rest.partition(END)[2]
-    section = text(state, pictures(state, folder, docs, hosts))
-    path.write_text(f"{head}{BEGIN}\n{section}\n{END}{tail}")
+    before = path.read_text() if path.exists() else "# Drills\n\n"
+    head, _, rest = before.partition(markers[0])
+    tail = rest.partition(markers[1])[2] or "\n"
+    path.write_text(f"{head}{markers[0]}\n{section}\n{markers[1]}{tail}")
+
+
+def write(state: dict, folder: Path, docs: Path, hosts: list[str]) -> None:
+    write_section(docs, MARKERS, text(state, pictures(state, folder, docs, hosts)))
