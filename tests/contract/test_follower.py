@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 ROLE = Path(__file__).resolve().parents[2] / "roles/pgpool/files/usr/local/lib/trestle"
+MUNIN = ROLE.parents[5] / "munin_node/files/usr/local/share/munin/plugins/pgpool_follower"
 CHECK = ROLE.parent / "nagios/plugins/check_pgpool"
 
 
@@ -195,3 +196,20 @@ def test_what_nagios_is_told(tmp_path, state, arguments, code, says):
         done = subprocess.run(run, capture_output=True, text=True, timeout=20, env={"TZ": "UTC"})
     assert (done.returncode, done.stderr) == (code, "")
     assert says in done.stdout
+
+
+def test_what_munin_is_told(tmp_path):
+    """Figures for the fields that the plugin declares, and unknown ones where there is nothing to tell."""
+    file = tmp_path / "follower.json"
+    text = MUNIN.read_text().replace("/run/pgpool/follower.json", str(file))
+
+    def run(*arguments: str) -> list[str]:
+        command = [sys.executable, "-c", text, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.splitlines()
+
+    declared = [line.split(".label")[0] for line in run("config") if ".label" in line]
+    assert run() == [f"{name}.value U" for name in declared]
+    file.write_text(json.dumps(STATE | FOLLOWED))
+    assert run() == ["standbys.value 1", "without_primary.value 3.4", "follow.value 0.6"]
+    file.write_text(json.dumps(STATE | {"decided": None, "followed": None}))
+    assert run() == ["standbys.value 1", "without_primary.value U", "follow.value U"]
