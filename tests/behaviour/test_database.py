@@ -263,6 +263,7 @@ KILLS_OF = {
 }
 
 
+@several
 @pytest.mark.parametrize("process", KILLS_OF)
 def test_writes_resume_soon_after_a_kill_on_the_primary_s_host(host, site, table, process):
     seconds = []
