@@ -204,4 +204,4 @@ def test_the_roll_goes_on_member_by_member_and_stops_at_the_first_that_fails():
     assert [play["name"].split()[0] for play in plays] == [f"({n}/5)" for n in range(1, 6)]
     assert plays[2]["serial"] == 1
     assert all(play["max_fail_percentage"] == 0 for play in plays[1:])
-    assert plays[2]["tasks"][0] == plays[4]["tasks"][0], "standbys and the old primary are rolled alike"
+    assert plays[2]["tasks"][-1] == plays[4]["tasks"][-1], "standbys and the old primary are rolled alike"
