@@ -1,21 +1,35 @@
-"""The database tier: one leader, standbys that stream, and a pgpool on each web host that leads to the leader."""
+"""The database tier: one leader, standbys that stream, and a pgpool on each web host that leads to the leader.
+
+TRESTLE_LONG=all kills ten times instead of three, and rolls the tier.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
+import os
 import re
 import shlex
+import statistics
 import time
 import uuid
 
 import pytest
 from conftest import ENV, hosts_of
+from runs import Visitor, ansible_playbook, changes, wait
 
 from plugins.filter.trestle import complete_sites
 
 DB, WEB = hosts_of("db"), hosts_of("web")
-SWITCHOVER_SECONDS = 20
+SWITCHOVER_SECONDS, RESUME_SECONDS, HEALTH_SECONDS = 10, 5, 90
 TABLE = "trestle_test"
+LONG = os.environ.get("TRESTLE_LONG") == "all"
+KILLS = 10 if LONG else 3
+PATRONICTL = "patronictl -c /etc/patroni/config.yml"
+
+several = pytest.mark.skipif(len(DB) < 2, reason="one host has nobody to switch to")
+long = pytest.mark.skipif(not LONG, reason="TRESTLE_LONG=all rolls the tier, which takes minutes")
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +49,7 @@ def ask(host, url: str) -> dict:
 
 def members(host) -> dict[str, dict]:
     """Patroni's members by name, as any one of them lists them."""
-    done = host(DB[0]).run("patronictl -c /etc/patroni/config.yml list -f json")
+    done = host(DB[0]).run(f"{PATRONICTL} list -f json")
     assert done.rc == 0, done.stderr + journal(host(DB[0]), "patroni", "etcd")
     return {member["Member"]: member for member in json.loads(done.stdout)}
 
@@ -153,23 +167,171 @@ def test_etcd_has_every_database_host_for_a_member(host):
         assert ask(host(name), f"http://{address}:2381/health")["health"] == "true"
 
 
-@pytest.mark.skipif(len(DB) < 2, reason="one host has nobody to switch to")
-def test_writes_resume_through_every_pgpool_after_a_switchover(host, site, table):
+class Writer:
+    """Writes through a web host's pgpool again and again, and notes when each write was acknowledged."""
+
+    def __init__(self, web, site: dict):
+        self.web, self.site, self.unit = web, site, f"trestle-writer-{uuid.uuid4().hex[:8]}"
+        self.log, self.passwords = f"/run/{self.unit}.log", f"/run/{self.unit}.pgpass"
+
+    def __enter__(self):
+        self.web.check_output(f"umask 077; echo '*:*:*:*:{self.site['database_password']}' > {self.passwords}")
+        dsn = f"host=127.0.0.1 user={self.site['database_user']} dbname={self.site['database']} connect_timeout=2"
+        insert = f"timeout 2 psql -X -q -c \"INSERT INTO {TABLE} VALUES ('{self.unit}')\" '{dsn}'"
+        script = f"while sleep 0.1; do {insert} && date +%s.%N >> {self.log}; done"
+        run = (
+            f"systemd-run --quiet --unit={self.unit} --setenv=PGPASSFILE={self.passwords} bash -c {shlex.quote(script)}"
+        )
+        self.web.check_output(run)
+        return self
+
+    def __exit__(self, *_):
+        self.web.run(f"systemctl stop {self.unit}; rm -f {self.log} {self.passwords}")
+
+    def now(self) -> float:
+        return float(self.web.check_output("date +%s.%N"))
+
+    def written(self, since: float) -> list[float]:
+        return [when for line in self.web.run(f"cat {self.log}").stdout.split() if (when := float(line)) > since]
+
+    def longest_gap(self, since: float) -> float:
+        """Seconds without a write, at most, from that moment until now."""
+        moments = [since, *self.written(since), self.now()]
+        return max(later - earlier for earlier, later in itertools.pairwise(moments))
+
+
+def healthy(host) -> bool:
+    """One leads, the others stream, and every pgpool has all of them."""
+    states = sorted((member["Role"], member["State"]) for member in members(host).values())
+    checks = [host(name).run("/usr/local/lib/nagios/plugins/check_pgpool").rc for name in WEB]
+    return states[0] == ("Leader", "running") and {s for _, s in states[1:]} <= {"streaming"} and not any(checks)
+
+
+def told(host) -> str:
+    return f"{members(host)}\n" + "".join(f"{n}: {journal(host(n), 'pgpool2', 'pgpool-follower')}" for n in WEB)
+
+
+@pytest.fixture
+def url(sites) -> str:
+    return f"https://{sites[0]['domains'][0]}/"
+
+
+@pytest.mark.skipif(len(DB) > 1, reason="there is somebody to switch to")
+def test_a_single_host_is_told_that_there_is_nobody_to_switch_to():
+    done = ansible_playbook(ENV, "playbooks/switchover.yml", fast=True)
+    assert done.returncode == 2 and "there is nobody to switch to." in done.stdout, done.stdout[-2000:]
+
+
+@several
+def test_a_switchover_moves_the_primary_fails_no_get_and_writes_resume_through_every_pgpool(
+    host, lab, site, table, front, url
+):
+    assert wait(HEALTH_SECONDS, lambda: healthy(host), 1), told(host)
     old = leader(host)
-    new = next(m for m, state in members(host).items() if "Standby" in state["Role"])
-    done = host(old).run(
-        f"patronictl -c /etc/patroni/config.yml switchover {ENV} --leader {old} --candidate {new} --force"
-    )
-    began = time.monotonic()
-    assert done.rc == 0, done.stdout + done.stderr
+    new = next(name for name in reversed(DB) if name != old)
+    command = ("playbooks/switchover.yml", "-e", f"candidate={new}")
+    said = ansible_playbook(ENV, *command, "--check", fast=True)
+    assert said.returncode == 0 and f"{old} hands over to {new}" in said.stdout, said.stdout[-3000:]
+    assert leader(host) == old
+
+    writers = {name: Writer(host(name), site) for name in WEB}
+    with contextlib.ExitStack() as running:
+        for writer in writers.values():
+            running.enter_context(writer)
+        visitor = running.enter_context(Visitor(front, url))
+        began = writers[WEB[0]].now()
+        done = ansible_playbook(ENV, *command, fast=True)
+        assert done.returncode == 0, done.stdout[-3000:] + told(host)
+        state = members(host)
+        assert (state[new]["Role"], state[old]["State"]) == ("Leader", "streaming"), state
+        assert all(wait(5, lambda w=writer: w.written(w.now() - 1)) for writer in writers.values()), told(host)
+        gaps = {name: round(writer.longest_gap(began), 1) for name, writer in writers.items()}
+    print(f"seconds without a write: {gaps}")
+    assert max(gaps.values()) < SWITCHOVER_SECONDS, f"{gaps}\n{told(host)}"
+    assert visitor.served > 10 and not visitor.failures, visitor.failures
+
+    addresses = {name: lab.address(lab.containers()[name]) for name in (old, new)}
     for name in WEB:
-        insert = f"INSERT INTO {table} VALUES ('after switchover') RETURNING word"
-        while (done := psql(host(name), site, insert)).rc:
-            waited = time.monotonic() - began
-            logs = journal(host(name), "pgpool2", "pgpool-follower")
-            assert waited < SWITCHOVER_SECONDS, f"{name} after {waited:.0f} s: {done.stderr}{logs}"
-            time.sleep(0.3)
-    assert leader(host) == new
-    while members(host)[old]["State"] != "streaming":
-        assert time.monotonic() - began < 3 * SWITCHOVER_SECONDS, members(host)
-        time.sleep(1)
+        followed = json.loads(host(name).check_output("cat /run/pgpool/follower.json"))["followed"]
+        assert (followed["from"], followed["to"]) == (addresses[old], addresses[new]), f"{name}: {followed}"
+        assert 0 < followed["own_seconds"] <= followed["seconds"] < SWITCHOVER_SECONDS, f"{name}: {followed}"
+
+
+KILLS_OF = {
+    "postmaster": "kill -9 $(head -n 1 /var/lib/postgresql/17/main/postmaster.pid)",
+    "patroni": "kill -9 $(systemctl show --property=MainPID --value patroni)",
+}
+
+
+@several
+@pytest.mark.parametrize("process", KILLS_OF)
+def test_writes_resume_soon_after_a_kill_on_the_primary_s_host(host, site, table, process):
+    seconds = []
+    with Writer(host(WEB[-1]), site) as writer:
+        for _ in range(KILLS):
+            assert wait(HEALTH_SECONDS, lambda: healthy(host), 1), told(host)
+            killed = writer.now()
+            host(leader(host)).check_output(KILLS_OF[process])
+            time.sleep(3)  # what was healthy a moment ago still looks so
+            assert wait(HEALTH_SECONDS, lambda: healthy(host) and writer.written(writer.now() - 1), 0.5), told(host)
+            seconds.append(round(writer.longest_gap(killed), 1))
+    print(f"seconds without a write after a kill of {process}: {seconds}")
+    assert statistics.median(seconds) < RESUME_SECONDS, f"{seconds}\n{told(host)}"
+
+
+@long
+@several
+def test_a_switchover_is_refused_while_the_candidate_does_not_stream(host):
+    old = leader(host)
+    other = next(name for name in DB if name != old)
+    try:
+        host(other).check_output("systemctl stop patroni")
+        for playbook in (["switchover", "-e", f"candidate={other}"], ["rolling_postgres"]):
+            name, *options = playbook
+            if name == "rolling_postgres":
+                set_everywhere(host, "max_locks_per_transaction", 80)
+            done = ansible_playbook(ENV, f"playbooks/{name}.yml", *options, fast=True)
+            assert done.returncode == 2 and f"{other} does not answer: mend it first." in done.stdout, done.stdout[
+                -3000:
+            ]
+        assert leader(host) == old
+    finally:
+        host(other).run("systemctl start patroni")
+        set_everywhere(host, "max_locks_per_transaction", "null")
+    assert wait(HEALTH_SECONDS, lambda: healthy(host), 1), told(host)
+
+
+def set_everywhere(host, setting: str, value) -> None:
+    """In Patroni's configuration of the cluster, where it waits for a restart of each member."""
+    name = next(name for name in DB if host(name).run("systemctl is-active patroni").rc == 0)
+    host(name).check_output(f"{PATRONICTL} edit-config --force -q -p {setting}={value}")
+    time.sleep(12)  # each member goes through its loop
+
+
+def settings_of(host, setting: str) -> set[str]:
+    return {postgres(host(name), "postgres", f"SHOW {setting}") for name in DB}
+
+
+@long
+@several
+def test_a_setting_that_waits_for_a_restart_is_rolled_out_and_a_second_run_changes_nothing(host, front, url):
+    assert wait(HEALTH_SECONDS, lambda: healthy(host), 1), told(host)
+    setting, old = "max_locks_per_transaction", leader(host)
+    before = settings_of(host, setting)
+    assert len(before) == 1
+    set_everywhere(host, setting, 96)
+    try:
+        with Visitor(front, url) as visitor:
+            done = ansible_playbook(ENV, "playbooks/rolling_postgres.yml", fast=True)
+        assert done.returncode == 0, done.stdout[-4000:] + told(host)
+        assert settings_of(host, setting) == {"96"}
+        assert leader(host) != old and healthy(host), told(host)
+        assert visitor.served > 20 and not visitor.failures, visitor.failures
+        again = ansible_playbook(ENV, "playbooks/rolling_postgres.yml", fast=True)
+        assert again.returncode == 0 and not changes(again.stdout), changes(again.stdout)
+    finally:
+        # What a standby must not have less of than its primary goes down on the primary first.
+        set_everywhere(host, setting, "null")
+        down = ansible_playbook(ENV, "playbooks/rolling_postgres.yml", fast=True)
+    assert down.returncode == 0, down.stdout[-4000:] + told(host)
+    assert settings_of(host, setting) == before and healthy(host), told(host)

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import socket
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 ROLE = Path(__file__).resolve().parents[2] / "roles/pgpool/files/usr/local/lib/trestle"
+MUNIN = ROLE.parents[5] / "munin_node/files/usr/local/share/munin/plugins/pgpool_follower"
+CHECK = ROLE.parent / "nagios/plugins/check_pgpool"
 
 
 @pytest.fixture(scope="module")
@@ -113,5 +119,95 @@ def test_what_pgpool_answers(follower):
 def test_the_summary_names_a_primary_only_where_both_agree(follower):
     pool = pool_of(follower, *HEALTHY)
     agreed = follower.summary({"a": "primary", "b": "standby", "c": "standby"}, pool, [])
-    assert (agreed["primary"], agreed["standbys"]) == ("a", ["b", "c"])
-    assert follower.summary({"a": "standby", "b": "primary", "c": "standby"}, pool, [])["primary"] is None
+    assert (agreed["primary"], agreed["standbys"], agreed["state"]) == ("a", ["b", "c"], "agreed")
+    switched = {"a": "standby", "b": "primary", "c": "standby"}
+    assert follower.summary(switched, pool, [("promote", 1)])["primary"] is None
+    assert follower.summary(switched, pool, [("promote", 1)])["state"] == "correcting"
+    assert follower.summary(dict.fromkeys("abc", "standby"), pool, [])["state"] == "waiting"
+
+
+def followed(follower, *looks: tuple[float, str | None, str | None]):
+    """After looks at the clock, at whom Patroni names, and at whom pgpool agrees upon."""
+    following = follower.Following()
+    for look in looks:
+        following = follower.follow(following, *look)
+    return following.followed
+
+
+def test_the_seconds_to_follow_count_from_the_old_primary_s_last_answer_and_from_the_new_one_s_first(follower):
+    looks = [
+        (100, "a", "a"),
+        (101, "a", "a"),
+        (102, None, None),
+        (103, None, None),
+        (104.5, "b", None),
+        (105, "b", "b"),
+    ]
+    change = followed(follower, *looks)
+    assert (change["from"], change["to"], change["seconds"], change["own_seconds"]) == ("a", "b", 4, 0.5)
+    later = followed(follower, *looks, (106, "b", "b"))
+    assert later | {"time": change["time"]} == change, "until the next one it stays"
+    assert followed(follower, *looks[:-1]) is None
+
+
+def test_what_comes_back_as_it_was_was_not_followed(follower):
+    assert followed(follower, (100, "a", "a"), (101, None, None), (103, "a", None), (104, "a", "a")) is None
+    assert followed(follower, (100, "a", None), (101, "a", "a")) is None, "nor was the first that is known"
+
+
+def test_a_name_that_is_taken_back_does_not_count(follower):
+    looks = [(100, "a", "a"), (101, "b", None), (102, None, None), (107, "b", None), (108, "b", "b")]
+    assert followed(follower, *looks)["own_seconds"] == 1
+
+
+def test_seconds_count_from_the_last_answer_even_where_pgpool_had_lost_sight_of_the_primary(follower):
+    looks = [(100, "a", "a"), (105, "a", None), (106, None, None), (108, "b", "b")]
+    assert followed(follower, *looks)["seconds"] == 3
+
+
+STATE = {"primary": "192.0.2.2", "standbys": ["192.0.2.1"], "backends": [{}, {}]}
+FOLLOWED = {
+    "decided": {"time": 0, "actions": [["promote", "192.0.2.2"]]},
+    "followed": {"from": "192.0.2.1", "to": "192.0.2.2", "time": 0, "seconds": 3.4, "own_seconds": 0.6},
+}
+
+
+@pytest.mark.parametrize(
+    ("state", "code", "says"),
+    [
+        (STATE, 0, "OK: primary 192.0.2.2, 1 standbys | standbys=1"),
+        (STATE | {"primary": None}, 2, "CRITICAL: primary None"),
+        (STATE | {"standbys": []}, 1, "WARNING"),
+        (STATE | {"time": 1}, 2, "CRITICAL: pgpool-follower last looked"),
+        (STATE | FOLLOWED, 0, "standbys=1 without_primary=3.4s follow=0.6s"),
+        (STATE | FOLLOWED, 0, "1 standbys (promote 192.0.2.2 19"),
+    ],
+)
+def test_what_nagios_is_told(tmp_path, state, code, says):
+    """The check with another state file and port, run as Nagios does."""
+    file = tmp_path / "follower.json"
+    file.write_text(json.dumps({"time": time.time()} | state))
+    with socket.create_server(("127.0.0.1", 0)) as pgpool:
+        text = CHECK.read_text().replace("/run/pgpool/follower.json", str(file))
+        text = text.replace("5432", str(pgpool.getsockname()[1]))
+        run = [sys.executable, "-c", text]
+        done = subprocess.run(run, capture_output=True, text=True, timeout=20, env={"TZ": "UTC"})
+    assert (done.returncode, done.stderr) == (code, "")
+    assert says in done.stdout
+
+
+def test_what_munin_is_told(tmp_path):
+    """Figures for the fields that the plugin declares, and unknown ones where there is nothing to tell."""
+    file = tmp_path / "follower.json"
+    text = MUNIN.read_text().replace("/run/pgpool/follower.json", str(file))
+
+    def run(*arguments: str) -> list[str]:
+        command = [sys.executable, "-c", text, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.splitlines()
+
+    declared = [line.split(".label")[0] for line in run("config") if ".label" in line]
+    assert run() == [f"{name}.value U" for name in declared]
+    file.write_text(json.dumps(STATE | FOLLOWED))
+    assert run() == ["standbys.value 1", "without_primary.value 3.4", "follow.value 0.6"]
+    file.write_text(json.dumps(STATE | {"decided": None, "followed": None}))
+    assert run() == ["standbys.value 1", "without_primary.value U", "follow.value U"]

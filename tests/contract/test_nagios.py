@@ -6,6 +6,7 @@ import subprocess
 from collections import Counter
 
 import pytest
+import yaml
 from environments import ROOT, SOURCES, Environment, environment, rendered
 
 from plugins.filter.monitoring import agent_commands, munin_graphs, nagios_services, ssha
@@ -232,3 +233,39 @@ def test_an_agent_names_the_flags_of_its_host(tmp_path, flags, code, says):
     script.write_text(text.replace("/var/lib/trestle/drain", str(folder)))
     done = subprocess.run(["sh", script, "drained"], capture_output=True, text=True, timeout=10)
     assert (done.returncode, done.stdout.strip()) == (code, says)
+
+
+MUNIN = ROOT / "roles/munin_node"
+OWN = MUNIN / "files/usr/local/share/munin/plugins"
+
+
+def test_every_graph_of_our_own_is_named_and_drawn_somewhere():
+    names = yaml.safe_load((MUNIN / "vars/main.yml").read_text())["__munin_node_own"]
+    table = yaml.safe_load((ROOT / "group_vars/all/services.yml").read_text())["services"]
+    assert sorted(names) == sorted(path.name for path in OWN.iterdir())
+    assert set(names) <= {graph for service in table for graph in service.get("graphs", [])}
+
+
+def test_a_graph_is_munin_s_or_our_own(tmp_path):
+    """The script with other folders: plugins of both kinds are linked, what is unknown is refused."""
+    text = (MUNIN / "files/enable_plugins").read_text()
+    folders = {
+        "/usr/share/munin/plugins": "debian",
+        "/usr/local/share/munin/plugins": "own",
+        "/etc/munin/plugins": "on",
+    }
+    for path, name in folders.items():
+        text = text.replace(f"={path}\n", f"={tmp_path / name}\n")
+        (tmp_path / name).mkdir()
+    for plugin in ("debian/if_", "debian/cpu", "own/pgpool_follower"):
+        (tmp_path / plugin).touch(0o755)
+    (tmp_path / "on/load").symlink_to(tmp_path / "debian/load")
+
+    def enable(*names: str) -> subprocess.CompletedProcess:
+        return subprocess.run(["sh", "-c", text, "enable_plugins", *names], capture_output=True, text=True, timeout=20)
+
+    assert enable("cpu", "if_ens3", "pgpool_follower").returncode == 0
+    links = {path.name: str(path.readlink().relative_to(tmp_path)) for path in (tmp_path / "on").iterdir()}
+    assert links == {"cpu": "debian/cpu", "if_ens3": "debian/if_", "pgpool_follower": "own/pgpool_follower"}
+    assert enable("cpu", "if_ens3", "pgpool_follower").stdout == ""
+    assert "There is no Munin plugin for 'zzz'" in enable("zzz").stderr

@@ -78,6 +78,21 @@ def test_a_unit_whose_own_package_is_newer_than_its_process(status, tmp_path):
     assert status.outdated_packages(properties, owners) == {"patroni.service"}
 
 
+def test_what_is_found_can_be_limited_to_packages_and_units(status, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(status, "output", lambda *command: SIMULATION if "--simulate" in command else "")
+    monkeypatch.setattr(status, "outdated_processes", lambda: {"etcd.service", "patroni.service"})
+    monkeypatch.setattr(status, "outdated_packages", lambda *_: set())
+    monkeypatch.setattr(status, "FLAG", tmp_path / "flag")
+    for arguments, upgrade, restart in (
+        ([], ["memcached", "openssl"], ["etcd.service", "patroni.service"]),
+        (["--unit=patroni.service", "openssl"], ["openssl"], ["patroni.service"]),
+    ):
+        monkeypatch.setattr("sys.argv", ["patch-status", *arguments])
+        status.main()
+        found = json.loads(capsys.readouterr().out)
+        assert (found["upgrade"], found["restart"]) == (upgrade, restart)
+
+
 def said(upgrade=(), restart=(), reboot=(), flagged=False, kept=()) -> str:
     return json.dumps(
         {"upgrade": [*upgrade], "restart": [*restart], "reboot": [*reboot], "flagged": flagged, "kept": [*kept]}

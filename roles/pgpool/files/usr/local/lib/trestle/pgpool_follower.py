@@ -3,7 +3,8 @@
 """Makes pgpool's view of its backends equal to Patroni's: who is primary, who is up.
 
 Patroni alone decides. Once a second this asks every backend's Patroni what it is, asks pgpool (over PCP) what it
-believes, and corrects pgpool. It keeps nothing but two counters for each host, so it may be restarted at any time.
+believes, and corrects pgpool. It keeps nothing but two counters for each host and what it tells of itself, so it may be
+restarted at any time.
 """
 
 import json
@@ -40,6 +41,15 @@ class Count(NamedTuple):
     stale: int = 0
 
 
+class Following(NamedTuple):
+    """What seconds are counted from, by the monotonic clock, and the last change of the primary that was followed."""
+
+    primary: str | None = None
+    answered: float = 0.0
+    named: float | None = None
+    followed: dict | None = None
+
+
 def role_of(code: int, answer: dict) -> str:
     """What a Patroni's answer to GET /primary says: primary, standby, stale, starting or down."""
     if answer.get("state") != "running":
@@ -70,12 +80,17 @@ def count(real: dict[str, str], before: dict[str, Count]) -> dict[str, Count]:
     return counts
 
 
+def leader_of(real: dict[str, str]) -> str | None:
+    """Whom Patroni names: the one host that says it is the primary."""
+    leaders = [host for host, role in real.items() if role == "primary"]
+    return leaders[0] if len(leaders) == 1 else None
+
+
 def decide(real: dict[str, str], pool: list[Backend], counts: dict[str, Count]) -> list[tuple[str, int]]:
     """What to do, as (attach | promote | detach, backend): nothing unless exactly one host says it is the primary."""
-    leaders = [backend for backend in pool if real.get(backend.host) == "primary"]
-    if len(leaders) != 1:
+    leader = next((backend for backend in pool if backend.host == leader_of(real)), None)
+    if not leader:
         return []
-    leader = leaders[0]
     if not leader.up:
         return [("attach", leader.id)]
     if not leader.primary:
@@ -93,6 +108,31 @@ def decide(real: dict[str, str], pool: list[Backend], counts: dict[str, Count]) 
     return actions
 
 
+def agreed(real: dict[str, str], pool: list[Backend]) -> str | None:
+    """The primary of which pgpool and Patroni say the same."""
+    primaries = [b.host for b in pool if b.up and b.primary and real.get(b.host) == "primary"]
+    return primaries[0] if len(primaries) == 1 else None
+
+
+def follow(before: Following, now: float, leader: str | None, primary: str | None) -> Following:
+    """``leader`` is whom Patroni names now, ``primary`` whom pgpool agrees upon."""
+    if primary is None:
+        answered = now if leader and leader == before.primary else before.answered
+        named = None if leader in (None, before.primary) else before.named or now
+        return before._replace(answered=answered, named=named)
+    followed = before.followed
+    if before.primary not in (None, primary):
+        followed = {
+            "from": before.primary,
+            "to": primary,
+            "time": time.time(),
+            # Since the old one last said that it is the primary, and since Patroni named the new one.
+            "seconds": round(now - before.answered, 2),
+            "own_seconds": round(now - (before.named or now), 2),
+        }
+    return Following(primary, now, None, followed)
+
+
 def parse_pool(text: str) -> list[Backend]:
     """The answer to pcp_node_info -a: host port status weight status-name postgres-status role ..."""
     rows = [line.split() for line in text.splitlines() if line.strip()]
@@ -100,11 +140,12 @@ def parse_pool(text: str) -> list[Backend]:
 
 
 def summary(real: dict[str, str], pool: list[Backend], actions: list[tuple[str, int]]) -> dict:
-    """What check_pgpool and `make status` read. The primary is the one that pgpool and Patroni agree upon."""
-    agreed = [b.host for b in pool if b.up and b.primary and real.get(b.host) == "primary"]
+    """What check_pgpool, Munin and `make status` read."""
+    primary = agreed(real, pool)
     return {
         "time": time.time(),
-        "primary": agreed[0] if len(agreed) == 1 else None,
+        "state": "correcting" if actions else "agreed" if primary else "waiting",
+        "primary": primary,
         "standbys": [b.host for b in pool if b.up and not b.primary and real.get(b.host) == "standby"],
         "backends": [b._asdict() | {"patroni": real.get(b.host)} for b in pool],
         "actions": actions,
@@ -135,7 +176,7 @@ def write_state(state: dict) -> None:
 
 def main() -> None:
     counts: dict[str, Count] = {}
-    said = None
+    following, decided, said = Following(), None, None
     with ThreadPoolExecutor(8) as threads:
         while True:
             began = time.monotonic()
@@ -147,7 +188,12 @@ def main() -> None:
             if real != said or actions:
                 said = real
                 print(f"patroni: {real}; to do: {actions or 'nothing'}", flush=True)
-            write_state(summary(real, pool, actions))
+            if actions:
+                decided = {"time": time.time(), "actions": [[what, hosts[which]] for what, which in actions]}
+            before, following = following, follow(following, time.monotonic(), leader_of(real), agreed(real, pool))
+            if following.followed != before.followed:
+                print(f"followed: {following.followed}", flush=True)
+            write_state(summary(real, pool, actions) | {"decided": decided, "followed": following.followed})
             for action, backend in actions:
                 pcp(f"pcp_{action}_node", "-n", str(backend))
             time.sleep(0.3 if actions else max(0.1, 1 - (time.monotonic() - began)))
