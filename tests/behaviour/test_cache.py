@@ -9,7 +9,7 @@ import uuid
 
 import pytest
 import test_site
-from conftest import hosts_of, is_spare
+from conftest import hosts_of, is_spare, long
 from runs import wait
 
 ASK = """python3 - <<'E'
@@ -121,6 +121,7 @@ def slowest(front, lab, sites, ask):
     return slowest
 
 
+@long
 @pytest.mark.skipif(not is_spare("cache"), reason="this environment has one cache host")
 @pytest.mark.parametrize("how", ["frozen", "killed", "black-holed"])
 def test_a_lost_cache_host_fails_no_page_slows_none_logs_nobody_out_and_takes_its_share_back(host, lab, slowest, how):

@@ -1,6 +1,6 @@
 """The database tier: one leader, standbys that stream, and a pgpool on each web host that leads to the leader.
 
-TRESTLE_LONG=all kills ten times instead of three, and rolls the tier.
+TRESTLE_LONG=all kills PostgreSQL and Patroni on the primary's host ten times each, and rolls the tier.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import os
 import re
 import shlex
 import statistics
@@ -16,7 +15,7 @@ import time
 import uuid
 
 import pytest
-from conftest import ENV, hosts_of
+from conftest import ENV, hosts_of, long
 from runs import Visitor, ansible_playbook, changes, wait
 
 from plugins.filter.trestle import complete_sites
@@ -24,12 +23,10 @@ from plugins.filter.trestle import complete_sites
 DB, WEB = hosts_of("db"), hosts_of("web")
 SWITCHOVER_SECONDS, RESUME_SECONDS, HEALTH_SECONDS = 10, 5, 90
 TABLE = "trestle_test"
-LONG = os.environ.get("TRESTLE_LONG") == "all"
-KILLS = 10 if LONG else 3
+KILLS = 10
 PATRONICTL = "patronictl -c /etc/patroni/config.yml"
 
 several = pytest.mark.skipif(len(DB) < 2, reason="one host has nobody to switch to")
-long = pytest.mark.skipif(not LONG, reason="TRESTLE_LONG=all rolls the tier, which takes minutes")
 
 
 @pytest.fixture(scope="module")
@@ -263,6 +260,7 @@ KILLS_OF = {
 }
 
 
+@long
 @several
 @pytest.mark.parametrize("process", KILLS_OF)
 def test_writes_resume_soon_after_a_kill_on_the_primary_s_host(host, site, table, process):

@@ -6,7 +6,7 @@ import threading
 import time
 
 import pytest
-from conftest import is_spare
+from conftest import is_spare, long
 from runs import Knocks, wait
 from test_edge import BALANCERS, WEB, holders, in_state, journal
 
@@ -14,6 +14,7 @@ from tests.drills.hosts import Hosts, derived_secret
 from tests.drills.ledger import Ledger, compare, read
 from tests.drills.load import Load, visit
 
+pytestmark = long
 SITE = "newsroom"
 RATE, MIX = 15, {"page": 85, "write": 15}
 SLOWEST_SECONDS, MOVE_SECONDS = 2.0, 1.0
