@@ -105,17 +105,18 @@ class _Watch:
 
 
 class Visitor(_Watch):
-    """Asks for a page four times a second, and notes when it was not served."""
+    """Asks for a page four times a second, and notes when it was not served within so many seconds."""
 
     period = 0.25
 
-    def __init__(self, front, url: str):
-        self.front, self.url, self.served, self.failures = front, url, 0, []
+    def __init__(self, front, url: str, patience: float = 5):
+        self.front, self.url, self.patience = front, url, patience
+        self.served, self.failures = 0, []
 
     def look(self) -> None:
         try:
             with self.front.session() as session:
-                answer = str(session.get(self.url, timeout=5).status_code)
+                answer = str(session.get(self.url, timeout=self.patience).status_code)
         except requests.RequestException as error:
             answer = type(error).__name__
         if answer == "200":

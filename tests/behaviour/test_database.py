@@ -21,7 +21,9 @@ from runs import Visitor, ansible_playbook, changes, wait
 from plugins.filter.trestle import complete_sites
 
 DB, WEB = hosts_of("db"), hosts_of("web")
-SWITCHOVER_SECONDS, RESUME_SECONDS, HEALTH_SECONDS = 10, 5, 90
+SWITCHOVER_SECONDS, HEALTH_SECONDS = 10, 90
+# So long may a page wait at the load balancers while the primary moves.
+HELD_SECONDS = 20
 TABLE = "trestle_test"
 KILLS = 10
 PATRONICTL = "patronictl -c /etc/patroni/config.yml"
@@ -235,7 +237,7 @@ def test_a_switchover_moves_the_primary_fails_no_get_and_writes_resume_through_e
     with contextlib.ExitStack() as running:
         for writer in writers.values():
             running.enter_context(writer)
-        visitor = running.enter_context(Visitor(front, url))
+        visitor = running.enter_context(Visitor(front, url, HELD_SECONDS))
         began = writers[WEB[0]].now()
         done = ansible_playbook(ENV, *command, fast=True)
         assert done.returncode == 0, done.stdout[-3000:] + told(host)
@@ -254,9 +256,10 @@ def test_a_switchover_moves_the_primary_fails_no_get_and_writes_resume_through_e
         assert 0 < followed["own_seconds"] <= followed["seconds"] < SWITCHOVER_SECONDS, f"{name}: {followed}"
 
 
+# The command, and the seconds that the runbook says.
 KILLS_OF = {
-    "postmaster": "kill -9 $(head -n 1 /var/lib/postgresql/17/main/postmaster.pid)",
-    "patroni": "kill -9 $(systemctl show --property=MainPID --value patroni)",
+    "postmaster": ("kill -9 $(head -n 1 /var/lib/postgresql/17/main/postmaster.pid)", 8),
+    "patroni": ("kill -9 $(systemctl show --property=MainPID --value patroni)", 5),
 }
 
 
@@ -264,17 +267,17 @@ KILLS_OF = {
 @several
 @pytest.mark.parametrize("process", KILLS_OF)
 def test_writes_resume_soon_after_a_kill_on_the_primary_s_host(host, site, table, process):
-    seconds = []
+    (command, most), seconds = KILLS_OF[process], []
     with Writer(host(WEB[-1]), site) as writer:
         for _ in range(KILLS):
             assert wait(HEALTH_SECONDS, lambda: healthy(host), 1), told(host)
             killed = writer.now()
-            host(leader(host)).check_output(KILLS_OF[process])
+            host(leader(host)).check_output(command)
             time.sleep(3)  # what was healthy a moment ago still looks so
             assert wait(HEALTH_SECONDS, lambda: healthy(host) and writer.written(writer.now() - 1), 0.5), told(host)
             seconds.append(round(writer.longest_gap(killed), 1))
     print(f"seconds without a write after a kill of {process}: {seconds}")
-    assert statistics.median(seconds) < RESUME_SECONDS, f"{seconds}\n{told(host)}"
+    assert statistics.median(seconds) < most, f"{seconds}\n{told(host)}"
 
 
 @long
@@ -319,7 +322,7 @@ def test_a_setting_that_waits_for_a_restart_is_rolled_out_and_a_second_run_chang
     assert len(before) == 1
     set_everywhere(host, setting, 96)
     try:
-        with Visitor(front, url) as visitor:
+        with Visitor(front, url, HELD_SECONDS) as visitor:
             done = ansible_playbook(ENV, "playbooks/rolling_postgres.yml", fast=True)
         assert done.returncode == 0, done.stdout[-4000:] + told(host)
         assert settings_of(host, setting) == {"96"}
