@@ -12,12 +12,13 @@ import time
 
 import pytest
 import yaml
-from conftest import ENV, ROOT, hosts_of
+from conftest import ENV, ROOT, hosts_of, long
 from runs import ansible_playbook
 from test_web import health, sites
 
 WEB = hosts_of("web")
 SITE = sites()[0]
+pytestmark = long
 BUILDS = ("Build the artifacts", "Fetch the artifacts", "Have a container to build in", "Prepare the build host")
 
 
