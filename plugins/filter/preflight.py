@@ -27,9 +27,9 @@ def preflight_problems(groups, hostvars) -> list[str]:
     return list(dict.fromkeys(problems))
 
 
-def preflight_host_problems(facts, name: str) -> list[str]:
-    """Every problem of a host whose facts are known."""
-    return list(machines.host(name, facts))
+def preflight_host_problems(names, hostvars) -> list[str]:
+    """Every problem of hosts whose facts are known."""
+    return [problem for name in names for problem in machines.host(name, hostvars[name]["ansible_facts"])]
 
 
 class FilterModule:

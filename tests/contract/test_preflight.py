@@ -819,7 +819,8 @@ DEBIAN = {"distribution": "Debian", "distribution_version": "13.1", "distributio
     ],
 )
 def test_a_host_of_another_debian_or_without_room_is_named(facts, problems):
-    assert preflight.preflight_host_problems(facts, "web1") == problems
+    known = {name: {"ansible_facts": said} for name, said in (("web0", DEBIAN), ("web1", facts))}
+    assert preflight.preflight_host_problems(list(known), known) == problems
 
 
 # The real thing

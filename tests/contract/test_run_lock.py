@@ -201,11 +201,14 @@ class Runs:
 
     def __init__(self, folder: Path):
         self.folder, self.lock = folder, folder / "state/run-lock"
-        for name in ("lock", "end", "unlock"):
-            (play,) = yaml.safe_load((ROOT / f"playbooks/{name}.yml").read_text())
-            play["become"] = False
-            play["tasks"][0]["run_lock"]["path"] = str(self.lock)
-            (folder / f"{name}.yml").write_text(yaml.safe_dump([play]))
+        (folder / "tasks").mkdir()
+        for name in ("lock", "end", "unlock", "tasks/give_back_lock"):
+            entries = yaml.safe_load((ROOT / f"playbooks/{name}.yml").read_text())
+            for play in (entry for entry in entries if "hosts" in entry):
+                play["become"] = False
+            for task in (task for entry in entries for task in entry.get("tasks", [entry])):
+                task.get("run_lock", {})["path"] = str(self.lock)
+            (folder / f"{name}.yml").write_text(yaml.safe_dump(entries))
         (folder / "work.yml").write_text(WORK.format(folder=folder))
         names = ("lock", "work", "end")
         (folder / "site.yml").write_text(yaml.safe_dump([{"import_playbook": f"{name}.yml"} for name in names]))
