@@ -140,9 +140,16 @@ class Lab:
         return sum("lb" in self.tiers(container) for container in containers.values()) > 1
 
     def table_tiers(self, containers: dict, name: str) -> list[str]:
-        """A host's tiers as the table of services names them: "vip" is a balancer's where an address floats."""
+        """A host's tiers as the table of services names them.
+
+        "vip" is a balancer's where an address floats, "perlbal" where that is the engine.
+        """
         tiers = self.tiers(containers[name])
-        return [*tiers, "vip"] if "lb" in tiers and self.has_floating_address(containers) else tiers
+        if "lb" not in tiers:
+            return tiers
+        found = [*tiers, "vip"] if self.has_floating_address(containers) else tiers
+        asked = containers[name].status == "running" and containers[name].exec_run("systemctl is-enabled perlbal")
+        return [*found, "perlbal"] if asked and asked.exit_code == 0 else found
 
     def front_address(self) -> str:
         """Where the site is reached: the floating address, or the only load balancer's."""
