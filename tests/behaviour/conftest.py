@@ -29,6 +29,9 @@ TIERS = tiers_of(ENV)
 LONG = os.environ.get("TRESTLE_LONG") == "all"
 long = pytest.mark.skipif(not LONG, reason="it takes minutes: TRESTLE_LONG=all")
 
+# Within so many seconds the sites are served again, whichever hosts are lost.
+FAILOVER_SECONDS = 90
+
 
 def hosts_of(tier: str) -> list[str]:
     return [name for name, tiers in TIERS.items() if tier in tiers]
@@ -66,30 +69,43 @@ def host(lab):
 
 @dataclass(frozen=True)
 class Replacement:
-    """Hosts that were replaced by blank ones, the run that restored them, and the processes seen meanwhile."""
+    """Hosts that were replaced by blank ones, others that were down, and the run that restored the former."""
 
     hosts: list[str]
+    down: list[str]
     code: int
     output: str
+    # The processes and the visitors that were seen meanwhile.
     command_lines: set[bytes]
+    visitor: runs.Visitor
 
 
 @pytest.fixture(scope="session")
-def replacement(lab) -> Replacement:
-    """A web host, the leader of the database tier and a media host, lost with their disks all at once."""
-    if not all(map(is_spare, ("web", "db", "media"))):
-        pytest.skip("this environment cannot spare a web, a database and a media host")
+def replacement(lab, front, sites) -> Replacement:
+    """A web host, the leader of the databases and a media host, lost with their disks; three others are just down."""
+    if not all(map(is_spare, ("web", "db", "media", "lb", "cache"))):
+        pytest.skip("this environment cannot spare a host of each tier")
     found = lab.containers()
     said = found[hosts_of("db")[0]].exec_run(["patronictl", "-c", "/etc/patroni/config.yml", "list", "-f", "json"])
     leader = next(member["Member"] for member in json.loads(said.output) if member["Role"] == "Leader")
     hosts = [hosts_of("web")[-1], leader, hosts_of("media")[-1]]
+    # One of them accepts connections and never answers.
+    hung = hosts_of("cache")[-1]
+    down = [hosts_of("lb")[-1], hosts_of("monitor")[-1], hung]
     for name in hosts:
         found[name].remove(force=True, v=True)
     lab.up(TIERS)
-    with runs.ProcessLists() as processes:
-        done = runs.ansible_playbook(ENV, "site.yml", "-vvv", "--diff")
+    for name in down:
+        (found[name].pause if name == hung else found[name].kill)()
+    url = f"https://{sites[0]['domains'][0]}/"
+    try:
+        assert runs.wait(FAILOVER_SECONDS, lambda: runs.steady(front, url)), f"not served without {hosts} and {down}"
+        with runs.ProcessLists() as processes, runs.Visitor(front, url) as visitor:
+            done = runs.ansible_playbook(ENV, "site.yml", "-vvv", "--diff")
+    finally:
+        lab.up(TIERS)
     (lab.folder / "replacement.log").write_text(done.stdout)
-    return Replacement(hosts, done.returncode, done.stdout, processes.seen)
+    return Replacement(hosts, down, done.returncode, done.stdout, processes.seen, visitor)
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,9 @@ import requests
 
 from lab.demo import BIN, RECAP, ROOT, to_be_read
 
+# The exit status of a run that went well, but for hosts that are down.
+DOWN_STATUS = 3
+
 
 def start(env_name: str, *arguments: str, fast: bool = False, **environment: str) -> subprocess.Popen:
     """A run against the environment's lab that goes on, with what it says as its stdout; fast: by the accelerator."""
@@ -123,6 +126,16 @@ class Visitor(_Watch):
             self.served += 1
         else:
             self.failures.append(f"{time.strftime('%H:%M:%S')} {answer}")
+
+
+def steady(front, url: str, seconds: float = 5) -> bool:
+    """Whether the page is served for some seconds on end."""
+    visitor = Visitor(front, url)
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and not visitor.failures:
+        visitor.look()
+        time.sleep(0.2)
+    return not visitor.failures
 
 
 class Knocks(_Watch):

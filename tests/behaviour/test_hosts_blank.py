@@ -1,4 +1,7 @@
-"""A web host, the leader of the databases and a media host replaced by blank ones at once: one run restores all."""
+"""A web host, the leader of the databases and a media host replaced by blank ones at once: one run restores all.
+
+Meanwhile a load balancer, the monitor and a cache host are down: the run goes on without them and says so.
+"""
 
 from __future__ import annotations
 
@@ -8,23 +11,41 @@ import re
 import pytest
 import test_edge
 from conftest import TIERS, hosts_of
-from runs import changes, recap, wait
+from runs import DOWN_STATUS, changes, recap, wait
 from test_database import leader, members
 
-SECONDS = 60
+from lab.redundancy import missing
+
+SECONDS, WHOLE_SECONDS = 60, 240
 
 
 @pytest.fixture(autouse=True)
 def restored(replacement) -> None:
-    assert replacement.code == 0, replacement.output[-4000:]
+    assert replacement.code == DOWN_STATUS, replacement.output[-4000:]
 
 
 def test_one_run_restores_them_and_changes_no_other_host(replacement):
     hosts = recap(replacement.output)
-    assert not [name for name, counts in hosts.items() if counts["unreachable"] or counts["failed"]]
+    assert {name for name, counts in hosts.items() if counts["unreachable"]} == set(replacement.down)
+    assert not [name for name, counts in hosts.items() if counts["failed"]]
     # What a web host sends to a media host is written "[web1 -> media2]".
     others = tuple(f"changed: [{name}]" for name in TIERS if name not in replacement.hosts)
     assert not [change for change in changes(replacement.output) if change.startswith(others)]
+
+
+def test_it_says_at_the_end_which_hosts_were_down_and_what_to_do(replacement):
+    end = " ".join(replacement.output.splitlines()[-10:])
+    assert all(name in end for name in replacement.down) and "Run the same command again" in end, end
+
+
+def test_the_sites_are_served_meanwhile(replacement):
+    visitor = replacement.visitor
+    assert visitor.served > 20
+    assert len(visitor.failures) <= visitor.served / 100, visitor.failures
+
+
+def test_all_is_whole_when_the_others_are_back(lab, replacement):
+    assert wait(WHOLE_SECONDS, lambda: not missing(lab), 2), missing(lab)
 
 
 def test_every_etcd_member_is_healthy(host):

@@ -1,13 +1,15 @@
-"""Hosts that are down: a run goes on without them and says so, the sites are served, they come back by themselves."""
+"""Hosts that are down: a run goes on without them and says so, the sites are served, they come back by themselves.
+
+`make test` has hosts that are down in the run that restores blank ones (test_hosts_blank.py); one of each tier at once
+is for `make test-all`.
+"""
 
 from __future__ import annotations
 
-import time
-
 import pytest
 import test_edge
-from conftest import ENV, TIERS, hosts_of, is_spare
-from runs import Visitor, ansible_playbook, changes, recap, wait
+from conftest import ENV, FAILOVER_SECONDS, TIERS, hosts_of, is_spare, long
+from runs import DOWN_STATUS, Visitor, ansible_playbook, changes, recap, steady, wait
 from test_database import leader
 from test_web import health
 
@@ -15,23 +17,11 @@ from lab.redundancy import missing
 
 # monitor1 is the only one of its tier, and no visitor needs it.
 SPARE = ("lb", "web", "cache", "media")
-DOWN_STATUS = 3
-FAILOVER_SECONDS, BACK_SECONDS = 90, 240
-STEADY_SECONDS = 5
+BACK_SECONDS = 240
 
 pytestmark = pytest.mark.skipif(
     not all(map(is_spare, (*SPARE, "db"))), reason="this environment cannot spare a host of each tier"
 )
-
-
-def steady(front, url: str) -> bool:
-    """Whether the page is served for some seconds on end."""
-    visitor = Visitor(front, url)
-    deadline = time.monotonic() + STEADY_SECONDS
-    while time.monotonic() < deadline and not visitor.failures:
-        visitor.look()
-        time.sleep(0.2)
-    return not visitor.failures
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +50,7 @@ def run(down, front, url):
     return done, visitor
 
 
+@long
 def test_the_run_goes_on_without_them_and_changes_nothing(run, down):
     done, _ = run
     assert done.returncode == DOWN_STATUS, done.stdout[-4000:]
@@ -68,18 +59,21 @@ def test_the_run_goes_on_without_them_and_changes_nothing(run, down):
     assert not any(counts["changed"] or counts["failed"] for counts in hosts.values()), changes(done.stdout)
 
 
+@long
 def test_it_says_at_the_end_which_hosts_were_down_and_what_to_do(run, down):
     end = " ".join(run[0].stdout.splitlines()[-10:])
     assert all(name in end for name in down), end
     assert "Run the same command again" in end
 
 
+@long
 def test_the_sites_are_served_meanwhile(run):
     _, visitor = run
     assert visitor.served > 20
     assert len(visitor.failures) <= visitor.served / 100, visitor.failures
 
 
+@long
 def test_a_run_on_other_hosts_alone_does_not_mind(down):
     first = next(name for name in TIERS if name not in down)
     done = ansible_playbook(ENV, "site.yml", "--limit", first, "--tags", "base")
@@ -87,6 +81,7 @@ def test_a_run_on_other_hosts_alone_does_not_mind(down):
     assert set(recap(done.stdout)) == {first} and not changes(done.stdout)
 
 
+@long
 def test_they_come_back_by_themselves(run, lab, front, url):
     lab.up(TIERS)
     assert wait(BACK_SECONDS, lambda: not missing(lab), 2), missing(lab)
