@@ -18,7 +18,8 @@ IDENTITY = {"site": "newsroom", "host": "web1", "release": "abc", "digest": "def
 
 @pytest.fixture
 def wrapper(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(ROLES / "release" / LIBRARY)
+    for role in ("release", "gunicorn"):
+        monkeypatch.syspath_prepend(ROLES / role / LIBRARY)
     spec = importlib.util.spec_from_file_location("trestle_wsgi", WRAPPER)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -25,6 +25,8 @@ SLOW_SECONDS = 5
 UPLOAD_BYTES = 64 * 1024
 # An attempt that takes longer has failed: the load balancers give up after 30 s.
 PATIENCE_SECONDS = 35
+# So long a visitor waits before the second attempt, as a browser does with a page that it could not load.
+AGAIN_SECONDS = 1
 MOST_IN_FLIGHT = 1500
 # So long may a page stay open before the browser asks for a file that it names.
 OPEN_SECONDS = 90
@@ -226,6 +228,7 @@ class Load(threading.Thread):
             problems.append(problem)
             if request.method not in REPEATABLE or len(problems) > 1:
                 break
+            await asyncio.sleep(AGAIN_SECONDS)
         ended, failed = loop.time(), bool(problem)
         record = {
             "due": round(due + self.clock, 4),

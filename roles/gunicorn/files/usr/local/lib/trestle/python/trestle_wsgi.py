@@ -17,10 +17,13 @@ import struct
 import sys
 import threading
 
+import trestle_patience
 from trestle_logging import request_id
 
 DRAIN_FOLDER = "/var/lib/trestle/drain"
 CANARY_FILE = "/var/lib/trestle/canary"
+# A page waits for the database so much less than a load balancer waits for the page.
+MARGIN_SECONDS = 5
 DEPLOY_FILE = "/var/lib/trestle/deploy"
 
 
@@ -165,6 +168,7 @@ class Health:
         has all the time.
         """
         said = []
+        environ[trestle_patience.FIRST_TRY] = True
         body = self.pass_on(environ, lambda *answer: said.__setitem__(slice(None), answer))
         if said and is_whole(body, dict(said[1])):
             start_response(*said)
@@ -203,7 +207,10 @@ def make_application():
     project = load(env["TRESTLE_WSGI"], env["TRESTLE_APP_TYPE"])
     if "django.db" in sys.modules and "DJANGO_SETTINGS_MODULE" in env:
         # A connection opened while the project was imported must not be shared by the workers.
-        sys.modules["django.db"].connections.close_all()
+        connections = sys.modules["django.db"].connections
+        connections.close_all()
+        if connections["default"].vendor == "postgresql":
+            project = trestle_patience.Patience(project, int(env["GUNICORN_TIMEOUT"]) - MARGIN_SECONDS)
     names = {"site": "TRESTLE_SITE", "host": "SITE_HOST", "release": "RELEASE", "digest": "TRESTLE_DIGEST"}
     identity = {key: env.get(name, "") for key, name in names.items()}
     return Health(project, identity, os.path.join(env.get("TMPDIR", "/tmp"), "questions"))
