@@ -329,6 +329,12 @@ def test_the_lease_of_a_statement_is_older_than_the_fence_that_it_tells_of(progr
     assert steps == ["lease", ("fence", "10.0.0.1", 30), f"fenced {scene.term}"]
 
 
+@pytest.mark.parametrize("seconds", ["0", "-1"])
+def test_it_can_be_turned_off_and_ends_in_good_order(program, seconds):
+    done = subprocess.run([program.__file__, seconds], capture_output=True, text=True, timeout=20)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "turned off\n", "")
+
+
 # In network namespaces.
 
 
