@@ -7,7 +7,9 @@ import json
 import socket
 import subprocess
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -100,6 +102,42 @@ def test_one_host_alone(follower):
 )
 def test_what_patroni_answers(follower, code, answer, role):
     assert follower.role_of(code, answer) == role
+
+
+@pytest.mark.parametrize(
+    ("answers", "wanted"),
+    [
+        ({"a": ("primary", 4), "b": ("standby", 0)}, "primary standby"),
+        ({"a": ("primary", 4), "b": ("primary", 5)}, "down primary"),
+        # Patroni is in the middle of something.
+        ({"a": ("primary", 4), "b": ("primary", 4)}, "primary primary"),
+        ({"a": ("primary", 4), "b": ("starting", 5)}, "primary starting"),
+        ({"a": ("down", 0), "b": ("standby", 0)}, "down standby"),
+    ],
+)
+def test_of_two_primaries_the_one_of_the_earlier_timeline_was_replaced(follower, answers, wanted):
+    assert " ".join(follower.roles(answers).values()) == wanted
+
+
+def test_a_host_is_asked_for_its_role_and_its_timeline(follower, monkeypatch):
+    class Patroni(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200 if self.server.said["role"] == "primary" else 503)
+            self.end_headers()
+            self.wfile.write(json.dumps({"state": "running"} | self.server.said).encode())
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Patroni) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setattr(follower, "PATRONI_PORT", server.server_address[1])
+        server.said = {"role": "primary", "timeline": 4}
+        assert follower.probe("127.0.0.1") == ("primary", 4)
+        server.said = {"role": "replica", "replication_state": "streaming"}
+        assert follower.probe("127.0.0.1") == ("standby", 0)
+        server.shutdown()
+    assert follower.probe("127.0.0.1") == ("down", 0)
 
 
 def test_what_pgpool_answers(follower):

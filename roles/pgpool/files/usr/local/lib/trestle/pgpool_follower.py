@@ -61,15 +61,23 @@ def role_of(code: int, answer: dict) -> str:
     return "standby" if answer.get("replication_state") == "streaming" else "stale"
 
 
-def probe(host: str) -> str:
+def probe(host: str) -> tuple[str, int]:
+    """What it is, and on which timeline."""
     try:
         try:
             with urllib.request.urlopen(f"http://{host}:{PATRONI_PORT}/primary", timeout=1) as reply:
-                return role_of(200, json.load(reply))
+                code, answer = 200, json.load(reply)
         except urllib.error.HTTPError as reply:
-            return role_of(reply.code, json.load(reply))
+            code, answer = reply.code, json.load(reply)
+        return role_of(code, answer), answer.get("timeline", 0)
     except (OSError, ValueError):
-        return "down"
+        return "down", 0
+
+
+def roles(answers: dict[str, tuple[str, int]]) -> dict[str, str]:
+    """A primary of an earlier timeline was replaced while it was frozen or cut off, and does not know it yet."""
+    newest = max((timeline for role, timeline in answers.values() if role == "primary"), default=0)
+    return {h: "down" if role == "primary" and timeline < newest else role for h, (role, timeline) in answers.items()}
 
 
 def count(real: dict[str, str], before: dict[str, Count]) -> dict[str, Count]:
@@ -182,7 +190,7 @@ def main() -> None:
             began = time.monotonic()
             pool = parse_pool(pcp("pcp_node_info", "-a") or "")
             hosts = [backend.host for backend in pool]
-            real = dict(zip(hosts, threads.map(probe, hosts), strict=True))
+            real = roles(dict(zip(hosts, threads.map(probe, hosts), strict=True)))
             counts = count(real, counts)
             actions = decide(real, pool, counts)
             if real != said or actions:
