@@ -60,6 +60,7 @@ def run(scenarios: list[str]) -> int:
             ("nft", "nftables"),
             ("visudo", "sudo"),
             ("pg_ctlcluster", "postgresql"),
+            ("etcd", "etcd-server"),
         ):
             debian.ensure(program, package)
         check_memory(ENVIRONMENT_OF_SCENARIO[scenarios[0]])
