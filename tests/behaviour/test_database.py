@@ -258,7 +258,7 @@ def test_a_switchover_moves_the_primary_fails_no_get_and_writes_resume_through_e
 
 # The command, and the seconds that the runbook says.
 KILLS_OF = {
-    "postmaster": ("kill -9 $(head -n 1 /var/lib/postgresql/17/main/postmaster.pid)", 8),
+    "postmaster": ("kill -9 $(head -n 1 /var/lib/postgresql/17/main/postmaster.pid)", 5),
     "patroni": ("kill -9 $(systemctl show --property=MainPID --value patroni)", 5),
 }
 
