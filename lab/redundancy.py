@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -49,8 +50,9 @@ class View:
     def files(self) -> dict[str, float]:
         """The uploads that a media host holds, and how many seconds ago each was written."""
         *lines, now = self.answers.get("files", "").splitlines() or ["0"]
-        rows = [line.split(" ", 1) for line in lines]
-        return {path: float(now) - float(written) for written, path in rows}
+        # Of a host that was stopped meanwhile the answer may be an error of the engine's.
+        rows = [line.split(" ", 1) for line in lines if re.match(r"[\d.]+ /", line)]
+        return {path: float(now) - float(written) for written, path in rows} if re.fullmatch(r"[\d.]+", now) else {}
 
 
 def look(lab: containers.Lab) -> dict[str, View]:

@@ -67,6 +67,7 @@ def test_of_a_lab_that_is_whole_nothing_is_missing():
         ("db2", "cluster", json.dumps({"members": MEMBERS[1:]}), "db2 sees no leader"),
         ("media2", "files", files(600), "media2 lacks 1 of 2 uploads"),
         ("media1", "files", "", "media1 lacks 2 of 2 uploads"),
+        ("media1", "files", "error:\nno such process", "media1 lacks 2 of 2 uploads"),
     ],
 )
 def test_whatever_is_missing_is_told(host, question, answer, said):
