@@ -77,6 +77,15 @@ def test_a_dead_standby_is_detached_after_two_probes_and_a_stale_one_after_ten(f
         assert counts["b"] == (0, 0), "one good answer starts the count again"
 
 
+def test_rounds_in_haste_count_for_as_long_as_they_take(follower):
+    states, counts = {"a": "primary", "b": "down", "c": "stale"}, {}
+    for _ in range(7):
+        counts = follower.count(states, counts, follower.HASTE_SECONDS)
+    assert follower.decide(states, pool_of(follower, *HEALTHY), counts) == []
+    counts = follower.count(states, counts, follower.HASTE_SECONDS)
+    assert follower.decide(states, pool_of(follower, *HEALTHY), counts) == [("detach", 1)]
+
+
 def test_a_host_that_left_is_forgotten(follower):
     counts = follower.count({"a": "primary", "b": "down"}, {})
     assert set(follower.count({"a": "primary"}, counts)) == {"a"}

@@ -2,9 +2,9 @@
 # Ansible managed: role pgpool
 """Makes pgpool's view of its backends equal to Patroni's: who is primary, who is up.
 
-Patroni alone decides. Once a second this asks every backend's Patroni what it is, asks pgpool (over PCP) what it
-believes, and corrects pgpool. It keeps nothing but two counters for each host and what it tells of itself, so it may be
-restarted at any time.
+Patroni alone decides. Once a second, and more often where nobody is the primary, this asks every backend's Patroni what
+it is, asks pgpool (over PCP) what it believes, and corrects pgpool. It keeps nothing but two counters for each host and
+what it tells of itself, so it may be restarted at any time.
 """
 
 import json
@@ -20,9 +20,10 @@ from typing import NamedTuple
 PATRONI_PORT = 8008
 PCP = ["-h", "/run/pgpool", "-p", "9898", "-U", "pcp", "-w"]
 STATE = Path("/run/pgpool/follower.json")
-PROBES_TO_DETACH_DOWN = 2
-# A healthy standby does not stream for a while after a failover: that is no reason to detach it.
-PROBES_TO_DETACH_STALE = 10
+# Between two rounds; and where nobody is the primary, which is soon to end, or something was just done.
+ROUND_SECONDS, HASTE_SECONDS = 1.0, 0.2
+# Two rounds; and a healthy standby does not stream for a while after a failover: that is no reason to detach it.
+DETACH_DOWN_SECONDS, DETACH_STALE_SECONDS = 1.5, 9.5
 
 
 class Backend(NamedTuple):
@@ -35,10 +36,10 @@ class Backend(NamedTuple):
 
 
 class Count(NamedTuple):
-    """For how many probes in a row a host was down, and was a standby that does not stream."""
+    """For how many seconds a host was down, and was a standby that does not stream."""
 
-    down: int = 0
-    stale: int = 0
+    down: float = 0
+    stale: float = 0
 
 
 class Following(NamedTuple):
@@ -80,11 +81,12 @@ def roles(answers: dict[str, tuple[str, int]]) -> dict[str, str]:
     return {h: "down" if role == "primary" and timeline < newest else role for h, (role, timeline) in answers.items()}
 
 
-def count(real: dict[str, str], before: dict[str, Count]) -> dict[str, Count]:
+def count(real: dict[str, str], before: dict[str, Count], seconds: float = ROUND_SECONDS) -> dict[str, Count]:
+    """``seconds`` have passed since the round before."""
     counts = {}
     for host, role in real.items():
         old = before.get(host, Count())
-        counts[host] = Count(old.down + 1 if role == "down" else 0, old.stale + 1 if role == "stale" else 0)
+        counts[host] = Count(old.down + seconds if role == "down" else 0, old.stale + seconds if role == "stale" else 0)
     return counts
 
 
@@ -108,7 +110,7 @@ def decide(real: dict[str, str], pool: list[Backend], counts: dict[str, Count]) 
         if backend is leader:
             continue
         counted = counts.get(backend.host, Count())
-        gone = counted.down >= PROBES_TO_DETACH_DOWN or counted.stale >= PROBES_TO_DETACH_STALE
+        gone = counted.down >= DETACH_DOWN_SECONDS or counted.stale >= DETACH_STALE_SECONDS
         if real.get(backend.host) == "standby" and not backend.up:
             actions.append(("attach", backend.id))
         elif gone and backend.up:
@@ -184,14 +186,15 @@ def write_state(state: dict) -> None:
 
 def main() -> None:
     counts: dict[str, Count] = {}
-    following, decided, said = Following(), None, None
+    following, decided, said, last = Following(), None, None, 0.0
     with ThreadPoolExecutor(8) as threads:
         while True:
             began = time.monotonic()
             pool = parse_pool(pcp("pcp_node_info", "-a") or "")
             hosts = [backend.host for backend in pool]
             real = roles(dict(zip(hosts, threads.map(probe, hosts), strict=True)))
-            counts = count(real, counts)
+            counts = count(real, counts, min(ROUND_SECONDS, began - last))
+            last = began
             actions = decide(real, pool, counts)
             if real != said or actions:
                 said = real
@@ -204,7 +207,8 @@ def main() -> None:
             write_state(summary(real, pool, actions) | {"decided": decided, "followed": following.followed})
             for action, backend in actions:
                 pcp(f"pcp_{action}_node", "-n", str(backend))
-            time.sleep(0.3 if actions else max(0.1, 1 - (time.monotonic() - began)))
+            pause = HASTE_SECONDS if actions or not leader_of(real) else ROUND_SECONDS
+            time.sleep(max(0.1, pause - (time.monotonic() - began)))
 
 
 if __name__ == "__main__":
