@@ -133,6 +133,9 @@ def cluster_lacks(name: str, view: View, hosts: set[str]) -> list[str]:
         wanted = "running" if member["role"] == "leader" else "streaming"
         if member["state"] != wanted:
             found.append(f"{name} sees {other} {member['state']} ({member['role']})")
+        elif member["role"] == "replica":
+            # It streams, but no commit waits for it yet, and it may not be promoted.
+            found.append(f"{name} sees that {other} has no vote")
     return found
 
 

@@ -12,8 +12,9 @@ ADDRESS = "192.0.2.250"
 MEMBERS = [
     {"name": "db1", "role": "leader", "state": "running"},
     {"name": "db2", "role": "quorum_standby", "state": "streaming"},
-    {"name": "db3", "role": "replica", "state": "streaming"},
+    {"name": "db3", "role": "quorum_standby", "state": "streaming"},
 ]
+NEW = {"name": "db3", "role": "replica", "state": "streaming"}
 
 
 def pool(state: str = "up", checked: bool = True) -> str:
@@ -65,6 +66,7 @@ def test_of_a_lab_that_is_whole_nothing_is_missing():
         ("db1", "cluster", cluster(db2="starting"), "db1 sees db2 starting (quorum_standby)"),
         ("db1", "cluster", cluster(db1="stopped"), "db1 sees db1 stopped (leader)"),
         ("db2", "cluster", json.dumps({"members": MEMBERS[1:]}), "db2 sees no leader"),
+        ("db2", "cluster", json.dumps({"members": [*MEMBERS[:2], NEW]}), "db2 sees that db3 has no vote"),
         ("media2", "files", files(600), "media2 lacks 1 of 2 uploads"),
         ("media1", "files", "", "media1 lacks 2 of 2 uploads"),
         ("media1", "files", "error:\nno such process", "media1 lacks 2 of 2 uploads"),
