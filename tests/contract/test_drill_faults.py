@@ -112,8 +112,8 @@ def judged(records: list[dict], lost=()) -> dict:
         (99.0, 99.9, 1),  # before the fault
         (99.0, 100.1, 0),  # it was under way
         (101.0, 101.1, 0),
-        (109.0, 145.0, 0),  # it hung until its client gave up
-        (110.5, 110.6, 1),
+        (111.0, 147.0, 0),  # it hung until its client gave up
+        (112.5, 112.6, 1),
         (190.0, 190.1, 1),
     ],
 )

@@ -34,9 +34,9 @@ def killed(unit: str) -> str:
 
 PATRONI = "patronictl -c /etc/patroni/config.yml"
 FAULTS = (
-    Fault("db-primary-kill", "db-primary", "kill", 10, 40),
-    Fault("db-primary-pause", "db-primary", "pause", 10, 40),
-    Fault("db-primary-partition", "db-primary", "partition", 10, 40),
+    Fault("db-primary-kill", "db-primary", "kill", 12, 40),
+    Fault("db-primary-pause", "db-primary", "pause", 12, 40),
+    Fault("db-primary-partition", "db-primary", "partition", 12, 40),
     Fault("db-primary-loss", "db-primary", "loss", 0, 60),
     Fault("db-standby-kill", "db-standby", "kill", 2, 15),
     Fault("db-standby-pause", "db-standby", "pause", 10, 15),
