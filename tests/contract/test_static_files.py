@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import grp
 import importlib.util
 import os
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -13,6 +15,9 @@ from environments import ROOT
 
 check_release = programs.load("release", "check-release")
 static_prune = programs.load("media", "static-prune")
+static_unpack = programs.load("media", "static-unpack")
+# Whoever runs the tests is in it.
+GROUP = grp.getgrgid(os.getgid()).gr_name
 spec = importlib.util.spec_from_file_location("of_release", ROOT / "roles/release/filter_plugins/releases.py")
 filters = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(filters)
@@ -42,8 +47,9 @@ class Media:
         folder.mkdir()
 
     def ship(self, archive: Path) -> None:
-        with tarfile.open(archive) as tar:
-            tar.extractall(self.folder, filter="tar")
+        copy = shutil.copy(archive, f"{self.folder}.tar.gz")
+        self.changed = static_unpack.unpack(Path(copy), self.folder, GROUP)
+        assert not Path(copy).exists()
 
     def found(self, name: str = "media1") -> dict:
         marks = [mark.name for mark in self.folder.glob(".static-*")]
@@ -133,3 +139,30 @@ def test_an_empty_folder_goes_with_its_files(media):
     (media.folder / ".static-d").write_text("y.css\n")
     assert static_prune.prune(media.folder, ["d", "of-another-host"]) == 1
     assert sorted(os.listdir(media.folder)) == [".static-d", "y.css"]
+
+
+def test_what_is_served_is_never_unreadable_or_cut_short(packed, media, monkeypatch):
+    """A file that stays is not touched; another one is whole when it takes the name."""
+    media.ship(packed("a", same="same", other="one"))
+    before = {path.name: path.stat() for path in media.folder.rglob("*.css")}
+    given = {}
+    monkeypatch.setattr(
+        static_unpack.os, "replace", lambda new, name: (given.update({name.name: new.stat()}), os.rename(new, name))
+    )
+    media.ship(packed("b", same="same", other="another", new="new"))
+    after = {path.name: path for path in media.folder.rglob("*.css")}
+    assert (after["same.css"].stat(), after["other.css"].read_text()) == (before["same.css"], "another")
+    assert {"other.css", "new.css"} < set(given) and "same.css" not in given
+    for name in ("other.css", "new.css"):
+        assert (oct(given[name].st_mode), given[name].st_size) == ("0o100640", after[name].stat().st_size)
+    assert oct((media.folder / "css").stat().st_mode) == "0o40750"
+    assert not (media.folder / ".unfinished").exists()
+
+
+def test_a_file_that_would_lie_elsewhere_is_refused(tmp_path, media):
+    archive = tmp_path / "bad.tar.gz"
+    (tmp_path / "x").write_text("x")
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(tmp_path / "x", "../x.css")
+    with pytest.raises(tarfile.OutsideDestinationError):
+        static_unpack.unpack(archive, media.folder, GROUP)
