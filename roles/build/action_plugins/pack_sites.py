@@ -23,6 +23,8 @@ from packaging.requirements import Requirement
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 DAY = 24 * 60 * 60
+# No absolute names, and none that leave the folder. The Python of Debian 12 cannot tell yet.
+FILTER = getattr(tarfile, "tar_filter", None)
 # What is no part of a project, wherever it lies in it; in a git work tree, git knows.
 LEFT_OUT = [".git", "__pycache__", "*.pyc", ".venv", "venv", "node_modules", "db.sqlite3", ".pytest_cache", ".DS_Store"]
 # What of a site decides over its artifact, and what over nothing that is checked before a deploy.
@@ -152,7 +154,8 @@ class Source:
             archive, project = Path(temporary) / "archive.tar", Path(temporary) / "project"
             git("-C", str(where), "archive", "--format=tar", f"--output={archive}", commit)
             with tarfile.open(archive) as tar:
-                tar.extractall(project, filter="tar")
+                tar.extraction_filter = FILTER
+                tar.extractall(project)
             yield project
 
     def name_version(self, commit: str, wanted: str) -> None:
