@@ -25,8 +25,7 @@ def test_every_host_comes_back_by_itself_after_a_reboot(lab, front, settings):
         answer, missing = page(front, url), redundancy.missing(lab)
         if not missing and answer == "200":
             return
-        down = {name: bad for name, c in found.items() if (bad := inactive(c, lab.table_tiers(found, name)))}
-        assert time.monotonic() < deadline, f"{url}: {answer}; after {SECONDS} s: {missing}\n{journal(lab, down)}"
+        assert time.monotonic() < deadline, f"{url}: {answer}; after {SECONDS} s: {missing}\n{journal(lab)}"
         time.sleep(2)
 
 
@@ -37,8 +36,9 @@ def page(front, url: str) -> str:
         return error.__class__.__name__
 
 
-def journal(lab, down: dict[str, list[str]]) -> str:
+def journal(lab) -> str:
+    found = lab.containers()
+    down = {name: bad for name, c in found.items() if (bad := inactive(c, lab.table_tiers(found, name)))}
     return "\n".join(
-        lab.containers()[name].exec_run(["journalctl", "-n", "15", "-u", units[0]]).output.decode()
-        for name, units in down.items()
+        found[name].exec_run(["journalctl", "-n", "15", "-u", units[0]]).output.decode() for name, units in down.items()
     )

@@ -13,8 +13,6 @@ import pytest
 import yaml
 from programs import load
 
-SECONDS = 5
-
 
 @pytest.fixture
 def program():

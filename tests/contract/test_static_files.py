@@ -48,7 +48,7 @@ class Media:
 
     def ship(self, archive: Path) -> None:
         copy = shutil.copy(archive, f"{self.folder}.tar.gz")
-        self.changed = static_unpack.unpack(Path(copy), self.folder, GROUP)
+        static_unpack.unpack(Path(copy), self.folder, GROUP)
         assert not Path(copy).exists()
 
     def found(self, name: str = "media1") -> dict:
