@@ -1,4 +1,4 @@
-"""Faults at the edge: no visitor notices the loss of a web host or a change of the engine; the address moves at once."""
+"""Faults at the edge: no visitor notices a lost web host, or another engine; the address moves at once, and stays."""
 
 from __future__ import annotations
 
