@@ -9,7 +9,7 @@ import requests
 from conftest import hosts_of, long
 
 from lab import redundancy
-from lab.status import inactive
+from lab.status import inactive, units_of
 
 SECONDS = 150
 # So long is one part up before the next one is.
@@ -24,6 +24,15 @@ def test_every_host_comes_back_by_itself_after_a_reboot(lab, front, url):
         container.kill()
     for container in found.values():
         container.start()
+    await_whole(lab, front, url)
+
+
+def test_every_service_comes_back_by_itself_after_its_processes_were_killed(lab, front, url):
+    """Of every host, all at once: no unit of the table is one that stays down."""
+    found = lab.containers()
+    for name, container in found.items():
+        command = ["systemctl", "kill", "--signal=KILL", *units_of(lab.table_tiers(found, name))]
+        assert container.exec_run(command).exit_code == 0
     await_whole(lab, front, url)
 
 

@@ -77,6 +77,51 @@ def test_a_dead_standby_is_detached_after_two_probes_and_a_stale_one_after_ten(f
         assert counts["b"] == (0, 0), "one good answer starts the count again"
 
 
+@pytest.mark.parametrize(
+    ("said", "before", "main"),
+    [
+        ("", 1, 1),
+        ("7: main LOG:  failover: set new main node: 2", 0, 2),
+        ("9: child LOG:  main node 0 is down. Update main node to 1\n"
+         "9: child LOG:  main node 1 is down. Update main node to -1", 0, -1),
+        ("9: child LOG:  main node 0 is down. Update main node to 1\n"
+         "7: main LOG:  failover: set new main node: 0", None, 0),
+        # One that begins counts by itself.
+        ("7: main LOG:  pgpool-II successfully started. version 4.6.1 (chirikoboshi)", 2, None),
+    ],
+)  # fmt: skip
+def test_pgpool_says_in_its_journal_which_backend_is_the_main_one(follower, said, before, main):
+    assert follower.main_of(said, before) == main
+
+
+@pytest.mark.parametrize(
+    ("believed", "main", "wrong"),
+    [
+        (HEALTHY, 0, False),
+        (HEALTHY, None, False),
+        (("down standby", "up primary", "up standby"), 1, False),
+        (("up standby", "up primary", "up standby"), 1, True),
+        (("up standby", "up primary", "up standby"), -1, True),
+    ],
+)
+def test_the_main_backend_must_be_the_first_that_is_up(follower, believed, main, wrong):
+    assert follower.main_is_wrong(pool_of(follower, *believed), main) == wrong
+
+
+def test_a_main_backend_that_stays_wrong_is_mended_by_detaching_the_first_standby_for_a_round(follower):
+    states = {"a": "standby", "b": "primary", "c": "standby"}
+    counts = follower.count(states, {})
+    pool = pool_of(follower, "up standby", "up primary", "up standby")
+    assert follower.decide(states, pool, counts, main_wrong=1.0) == []
+    assert follower.decide(states, pool, counts, main_wrong=2.0) == [("detach", 0)]
+    detached = pool_of(follower, "down standby", "up primary", "up standby")
+    assert follower.decide(states, detached, counts, main_wrong=2.0) == [("attach", 0)], "what is to do goes first"
+    # The primary is never detached.
+    assert (
+        follower.decide({"a": "primary"} | dict.fromkeys("bc", "standby"), pool_of(follower, *HEALTHY), {}, 2.0) == []
+    )
+
+
 def test_rounds_in_haste_count_for_as_long_as_they_take(follower):
     states, counts = {"a": "primary", "b": "down", "c": "stale"}, {}
     for _ in range(7):

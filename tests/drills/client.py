@@ -99,9 +99,11 @@ class Client:
             async with asyncio.timeout(seconds):
                 connection = await self.connection(new)
                 answer = await connection.exchange(method, head.encode() + b"\r\n" + body)
-        except BaseException:
+        except BaseException as error:
             if connection:
                 connection.close()
+            if isinstance(error, ConnectionError):  # who lost one to that address trusts the others no more
+                self.close()
             raise
         if connection.fresh():
             self.idle.append(connection)

@@ -3,12 +3,13 @@
 """Makes pgpool's view of its backends equal to Patroni's: who is primary, who is up.
 
 Patroni alone decides. Once a second, and more often where nobody is the primary, this asks every backend's Patroni what
-it is, asks pgpool (over PCP) what it believes, and corrects pgpool. It keeps nothing but two counters for each host and
-what it tells of itself, so it may be restarted at any time.
+it is, asks pgpool (over PCP and its journal) what it believes, and corrects pgpool. It keeps nothing but counters of
+seconds and what it tells of itself, so it may be restarted at any time.
 """
 
 import json
 import os
+import re
 import subprocess
 import time
 import urllib.error
@@ -24,6 +25,9 @@ STATE = Path("/run/pgpool/follower.json")
 ROUND_SECONDS, HASTE_SECONDS = 1.0, 0.2
 # Two rounds; and a healthy standby does not stream for a while after a failover: that is no reason to detach it.
 DETACH_DOWN_SECONDS, DETACH_STALE_SECONDS = 1.5, 9.5
+# What pgpool says where it begins, and where it or one of its children changes which backend is the first that is up.
+MAIN_LINE = r"pgpool-II successfully started|(?:set new main node:|Update main node to) (-?\d+)"
+MAIN_WRONG_SECONDS = 1.5
 
 
 class Backend(NamedTuple):
@@ -96,8 +100,28 @@ def leader_of(real: dict[str, str]) -> str | None:
     return leaders[0] if len(leaders) == 1 else None
 
 
-def decide(real: dict[str, str], pool: list[Backend], counts: dict[str, Count]) -> list[tuple[str, int]]:
-    """What to do, as (attach | promote | detach, backend): nothing unless exactly one host says it is the primary."""
+def main_of(said: str, before: int | None) -> int | None:
+    """Which backend is the main one, to pgpool's new children, by what its journal has said since."""
+    for line in said.splitlines():
+        if found := re.search(MAIN_LINE, line):
+            before = int(found[1]) if found[1] else None
+    return before
+
+
+def main_is_wrong(pool: list[Backend], main: int | None) -> bool:
+    """It must be the first that is up. A child that could not reach that one names another, and nobody ever takes it
+    back: each new child then fails its clients, until a backend is attached or detached."""
+    return main is not None and main != next((backend.id for backend in pool if backend.up), main)
+
+
+def decide(
+    real: dict[str, str], pool: list[Backend], counts: dict[str, Count], main_wrong: float = 0
+) -> list[tuple[str, int]]:
+    """What to do, as (attach | promote | detach, backend): nothing unless exactly one host says it is the primary.
+
+    ``main_wrong``: for so many seconds pgpool's main backend was not the first. A detached standby is attached again
+    in the next round, and pgpool counts anew with each.
+    """
     leader = next((backend for backend in pool if backend.host == leader_of(real)), None)
     if not leader:
         return []
@@ -115,6 +139,9 @@ def decide(real: dict[str, str], pool: list[Backend], counts: dict[str, Count]) 
             actions.append(("attach", backend.id))
         elif gone and backend.up:
             actions.append(("detach", backend.id))
+    first = next(backend for backend in pool if backend.up)
+    if not actions and main_wrong >= MAIN_WRONG_SECONDS and first is not leader:
+        actions.append(("detach", first.id))
     return actions
 
 
@@ -174,6 +201,16 @@ def pcp(command: str, *arguments: str) -> str | None:
     return done.stdout
 
 
+def journal(since: float | None) -> str:
+    """What pgpool has said of its main backend since that time; without one, the last of it."""
+    when = ["--lines=1"] if since is None else [f"--since=@{int(since)}"]
+    command = ["journalctl", "--unit=pgpool2", "--output=cat", "--quiet", f"--grep={MAIN_LINE}", *when]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=8).stdout
+    except subprocess.TimeoutExpired:
+        return ""
+
+
 def write_state(state: dict) -> None:
     """Whole or not at all. pgpool's folder is gone while it is stopped: there is nothing to tell then."""
     try:
@@ -187,15 +224,18 @@ def write_state(state: dict) -> None:
 def main() -> None:
     counts: dict[str, Count] = {}
     following, decided, said, last = Following(), None, None, 0.0
+    main, main_wrong, looked = None, 0.0, None
     with ThreadPoolExecutor(8) as threads:
         while True:
             began = time.monotonic()
             pool = parse_pool(pcp("pcp_node_info", "-a") or "")
             hosts = [backend.host for backend in pool]
             real = roles(dict(zip(hosts, threads.map(probe, hosts), strict=True)))
-            counts = count(real, counts, min(ROUND_SECONDS, began - last))
-            last = began
-            actions = decide(real, pool, counts)
+            seconds, last = min(ROUND_SECONDS, began - last), began
+            counts = count(real, counts, seconds)
+            main, looked = main_of(journal(looked), main), time.time()
+            main_wrong = main_wrong + seconds if main_is_wrong(pool, main) else 0.0
+            actions = decide(real, pool, counts, main_wrong)
             if real != said or actions:
                 said = real
                 print(f"patroni: {real}; to do: {actions or 'nothing'}", flush=True)
