@@ -256,6 +256,41 @@ def test_a_switchover_moves_the_primary_fails_no_get_and_writes_resume_through_e
         assert 0 < followed["own_seconds"] <= followed["seconds"] < SWITCHOVER_SECONDS, f"{name}: {followed}"
 
 
+def main_backend(web) -> str:
+    """The last that pgpool has said of it."""
+    return web.run("journalctl -u pgpool2 -o cat -g '(new|Update) main node' -n 1").stdout.strip()
+
+
+def anew(host, site: dict, web: str, times: int) -> list[str]:
+    """The errors of so many that log in through the web host's pgpool, none over a connection that it has kept."""
+    tries = [psql(host(web), site, "SELECT 1", application=uuid.uuid4().hex[: 8 + n % 8]) for n in range(times)]
+    return [done.stderr for done in tries if done.rc]
+
+
+@several
+def test_a_first_backend_that_was_out_of_reach_is_pgpool_s_main_one_again(host, site):
+    """Only for a moment, and to one child: pgpool would have all new children fail their clients from then on."""
+    assert wait(HEALTH_SECONDS, lambda: healthy(host), 1), told(host)
+    first, web = DB[0], host(WEB[0])
+    if leader(host) == first:
+        host(first).check_output(f"{PATRONICTL} switchover --force")
+        assert wait(HEALTH_SECONDS, lambda: leader(host) != first and healthy(host), 1), told(host)
+    address = host(first).check_output("hostname -I").split()[0]
+    refuse = f"ip daddr {address} tcp dport 5432 reject with tcp reset"
+    web.check_output(
+        f"nft 'table inet refused {{ chain output {{ type filter hook output priority 0; {refuse}; }}; }}'"
+    )
+    try:
+        anew(host, site, WEB[0], 1)
+        named = main_backend(web)
+    finally:
+        web.check_output("nft delete table inet refused")
+    assert "Update main node to" in named, named
+    assert wait(10, lambda: main_backend(web).endswith("set new main node: 0"), 0.5), told(host)
+    assert not anew(host, site, WEB[0], 30)
+    assert wait(HEALTH_SECONDS, lambda: healthy(host), 1), told(host)
+
+
 # The command, and the seconds that the runbook says.
 KILLS_OF = {
     "postmaster": ("kill -9 $(head -n 1 /var/lib/postgresql/17/main/postmaster.pid)", 5),

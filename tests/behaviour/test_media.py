@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+import time
 import uuid
 
 import pytest
@@ -174,6 +175,22 @@ def test_an_upload_was_given_to_two_hosts_when_it_is_acknowledged(host, site, sa
     taken = f"grep -c 'PUT /{site}/{folder}/.* 201 ' /var/log/nginx/access.log"
     logged = {name: int(host(name).run(taken).stdout) for name in hosts_of("media")}
     assert sum(logged.values()) == 20 * min(2, len(logged)), logged
+
+
+@pytest.mark.skipif(not is_spare("media"), reason="this environment has one media host")
+def test_that_a_file_is_nowhere_is_told_in_time_while_a_peer_is_frozen(lab, media, site):
+    """The storage asks for each name before it saves, and waits 5 s."""
+    container, seconds = lab.containers()[hosts_of("media")[-1]], []
+    container.pause()
+    try:
+        for _ in range(2):
+            begun = time.monotonic()
+            status, _, _ = media.read(hosts_of("media")[0], f"/{site}/media/tests/{uuid.uuid4()}")
+            seconds.append(time.monotonic() - begun)
+            assert status == 404
+    finally:
+        container.unpause()
+    assert seconds[0] < 4 and seconds[1] < 1, seconds
 
 
 @pytest.mark.skipif(not is_spare("media"), reason="this environment has one media host")
