@@ -332,8 +332,9 @@ def test_a_switchover_is_refused_while_the_candidate_does_not_stream(host):
             ]
         assert leader(host) == old
     finally:
-        host(other).run("systemctl start patroni")
+        # Before it starts, or it would start with the other value and wait for a restart.
         set_everywhere(host, "max_locks_per_transaction", "null")
+        host(other).run("systemctl start patroni")
     assert wait(HEALTH_SECONDS, lambda: healthy(host), 1), told(host)
 
 
