@@ -52,11 +52,11 @@ HEALTHY = ("up primary", "up standby", "up standby")
         ("standby standby standby", HEALTHY, []),
         ("down down down", HEALTHY, []),
         ("starting standby standby", HEALTHY, []),
-        # A standby that streams again is attached; one that does not is left as it is.
-        ("primary standby standby", ("up primary", "down standby", "up standby"), [("attach", 1)]),
+        # A standby that does not stream is left as it is.
         ("primary stale standby", ("up primary", "down standby", "up standby"), []),
         ("primary stale standby", HEALTHY, []),
-        # One failed probe is no reason to detach (the counters are below).
+        # One probe is no reason to attach or to detach a standby (the counters are below).
+        ("primary standby standby", ("up primary", "down standby", "up standby"), []),
         ("primary down standby", HEALTHY, []),
     ],
 )
@@ -64,6 +64,14 @@ def test_decision(follower, real, believed, wanted):
     states = dict(zip("abc", real.split(), strict=True))
     counts = follower.count(states, {})
     assert follower.decide(states, pool_of(follower, *believed), counts) == wanted
+
+
+def test_a_standby_that_streams_again_is_attached_after_three_probes(follower):
+    states, counts = {"a": "primary", "b": "standby", "c": "standby"}, {}
+    pool = pool_of(follower, "up primary", "down standby", "up standby")
+    for probe in range(1, 4):
+        counts = follower.count(states, counts)
+        assert follower.decide(states, pool, counts) == ([("attach", 1)] if probe == 3 else []), f"probe {probe}"
 
 
 def test_a_dead_standby_is_detached_after_two_probes_and_a_stale_one_after_ten(follower):
@@ -74,7 +82,7 @@ def test_a_dead_standby_is_detached_after_two_probes_and_a_stale_one_after_ten(f
             actions = follower.decide(states, pool_of(follower, *HEALTHY), counts)
             assert actions == ([("detach", 1)] if probe == probes else []), f"{role}, probe {probe}"
         counts = follower.count({"a": "primary", "b": "standby", "c": "standby"}, counts)
-        assert counts["b"] == (0, 0), "one good answer starts the count again"
+        assert counts["b"][:2] == (0, 0), "one good answer starts the count again"
 
 
 @pytest.mark.parametrize(
@@ -110,7 +118,7 @@ def test_the_main_backend_must_be_the_first_that_is_up(follower, believed, main,
 
 def test_a_main_backend_that_stays_wrong_is_mended_by_detaching_the_first_standby_for_a_round(follower):
     states = {"a": "standby", "b": "primary", "c": "standby"}
-    counts = follower.count(states, {})
+    counts = follower.count(states, {}, 60)
     pool = pool_of(follower, "up standby", "up primary", "up standby")
     assert follower.decide(states, pool, counts, main_wrong=1.0) == []
     assert follower.decide(states, pool, counts, main_wrong=2.0) == [("detach", 0)]

@@ -38,7 +38,7 @@ FAULTS = (
     Fault("db-primary-pause", "db-primary", "pause", 12, 40),
     Fault("db-primary-partition", "db-primary", "partition", 12, 40),
     Fault("db-primary-loss", "db-primary", "loss", 0, 60),
-    Fault("db-standby-kill", "db-standby", "kill", 2, 15),
+    Fault("db-standby-kill", "db-standby", "kill", 5, 15),
     Fault("db-standby-pause", "db-standby", "pause", 10, 15),
     Fault("db-standby-partition", "db-standby", "partition", 10, 15),
     Fault("db-postmaster-kill", "db-primary", "pkill -KILL --oldest --exact postgres", 5),

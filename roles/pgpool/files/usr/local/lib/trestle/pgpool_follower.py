@@ -25,6 +25,8 @@ STATE = Path("/run/pgpool/follower.json")
 ROUND_SECONDS, HASTE_SECONDS = 1.0, 0.2
 # Two rounds; and a healthy standby does not stream for a while after a failover: that is no reason to detach it.
 DETACH_DOWN_SECONDS, DETACH_STALE_SECONDS = 1.5, 9.5
+# Whoever logs in waits for a second or two while pgpool attaches a backend: after a failover that is not to come at once.
+ATTACH_SECONDS = 2.5
 # What pgpool says where it begins, and where it or one of its children changes which backend is the first that is up.
 MAIN_LINE = r"pgpool-II successfully started|(?:set new main node:|Update main node to) (-?\d+)"
 MAIN_WRONG_SECONDS = 1.5
@@ -40,10 +42,11 @@ class Backend(NamedTuple):
 
 
 class Count(NamedTuple):
-    """For how many seconds a host was down, and was a standby that does not stream."""
+    """For how many seconds a host was down, was a standby that does not stream, and was one that does."""
 
     down: float = 0
     stale: float = 0
+    standby: float = 0
 
 
 class Following(NamedTuple):
@@ -90,7 +93,7 @@ def count(real: dict[str, str], before: dict[str, Count], seconds: float = ROUND
     counts = {}
     for host, role in real.items():
         old = before.get(host, Count())
-        counts[host] = Count(old.down + seconds if role == "down" else 0, old.stale + seconds if role == "stale" else 0)
+        counts[host] = Count(*(getattr(old, of) + seconds if role == of else 0 for of in Count._fields))
     return counts
 
 
@@ -135,7 +138,7 @@ def decide(
             continue
         counted = counts.get(backend.host, Count())
         gone = counted.down >= DETACH_DOWN_SECONDS or counted.stale >= DETACH_STALE_SECONDS
-        if real.get(backend.host) == "standby" and not backend.up:
+        if counted.standby >= ATTACH_SECONDS and not backend.up:
             actions.append(("attach", backend.id))
         elif gone and backend.up:
             actions.append(("detach", backend.id))
