@@ -22,7 +22,7 @@ PATRONI_PORT = 8008
 PCP = ["-h", "/run/pgpool", "-p", "9898", "-U", "pcp", "-w"]
 STATE = Path("/run/pgpool/follower.json")
 # Between two rounds; and where nobody is the primary, which is soon to end, or something was just done.
-ROUND_SECONDS, HASTE_SECONDS = 1.0, 0.1
+ROUND_SECONDS, HASTE_SECONDS = 1.0, 0.2
 # Two rounds; and a healthy standby does not stream for a while after a failover: that is no reason to detach it.
 DETACH_DOWN_SECONDS, DETACH_STALE_SECONDS = 1.5, 9.5
 # Whoever logs in waits for a second or two while pgpool attaches a backend: after a failover that is not to come at once.
