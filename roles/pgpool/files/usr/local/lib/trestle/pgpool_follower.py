@@ -25,7 +25,7 @@ STATE = Path("/run/pgpool/follower.json")
 ROUND_SECONDS, HASTE_SECONDS = 1.0, 0.2
 # Two rounds; and a healthy standby does not stream for a while after a failover: that is no reason to detach it.
 DETACH_DOWN_SECONDS, DETACH_STALE_SECONDS = 1.5, 9.5
-# Whoever logs in waits for a second or two while pgpool attaches a backend: after a failover that is not to come at once.
+# Whoever logs in waits for a second or two while pgpool attaches a backend: not as soon as there is a new primary.
 ATTACH_SECONDS = 2.5
 # What pgpool says where it begins, and where it or one of its children changes which backend is the first that is up.
 MAIN_LINE = r"pgpool-II successfully started|(?:set new main node:|Update main node to) (-?\d+)"
