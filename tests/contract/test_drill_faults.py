@@ -199,6 +199,7 @@ def drill(tmp_path, monkeypatch):
     container = Container(made.log)
     made.lab = SimpleNamespace(
         containers=lambda: {"all1": container},
+        power_off=lambda container: made.log.append("kill"),
         cut_off=lambda container: made.log.append("cut off"),
         put_back=lambda container: made.log.append("put back"),
     )

@@ -23,7 +23,7 @@ def run(container, command: str) -> None:
 def strike(lab: Lab, container, act: str) -> None:
     match act:
         case "kill":
-            container.kill()
+            lab.power_off(container)
         case "pause":
             container.pause()
         case "partition":
