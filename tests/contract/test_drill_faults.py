@@ -180,9 +180,6 @@ class Container:
     def reload(self):
         pass
 
-    def kill(self):
-        self.log.append("kill")
-
     def pause(self):
         self.log.append("pause")
 
