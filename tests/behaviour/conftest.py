@@ -81,7 +81,7 @@ class Replacement:
 
 
 @pytest.fixture(scope="session")
-def replacement(lab, front, sites) -> Replacement:
+def replacement(lab, front, url) -> Replacement:
     """A web host, the leader of the databases and a media host, lost with their disks; three others are just down."""
     if not all(map(is_spare, ("web", "db", "media", "lb", "cache"))):
         pytest.skip("this environment cannot spare a host of each tier")
@@ -97,7 +97,6 @@ def replacement(lab, front, sites) -> Replacement:
     lab.up(TIERS)
     for name in down:
         (found[name].pause if name == hung else found[name].kill)()
-    url = f"https://{sites[0]['domains'][0]}/"
     try:
         assert runs.wait(FAILOVER_SECONDS, lambda: runs.steady(front, url)), f"not served without {hosts} and {down}"
         with runs.ProcessLists() as processes, runs.Visitor(front, url) as visitor:
@@ -141,3 +140,9 @@ def services() -> list[dict]:
 def sites(settings) -> list[dict]:
     """Every site's entry with its name and port."""
     return [{"name": name, "port": trestle.site_port(name)} | site for name, site in settings["sites"].items()]
+
+
+@pytest.fixture(scope="session")
+def url(sites) -> str:
+    """The first site's first page."""
+    return f"https://{sites[0]['domains'][0]}/"

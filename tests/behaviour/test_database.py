@@ -210,11 +210,6 @@ def told(host) -> str:
     return f"{members(host)}\n" + "".join(f"{n}: {journal(host(n), 'pgpool2', 'pgpool-follower')}" for n in WEB)
 
 
-@pytest.fixture
-def url(sites) -> str:
-    return f"https://{sites[0]['domains'][0]}/"
-
-
 @pytest.mark.skipif(len(DB) > 1, reason="there is somebody to switch to")
 def test_a_single_host_is_told_that_there_is_nobody_to_switch_to():
     done = ansible_playbook(ENV, "playbooks/switchover.yml", fast=True)

@@ -25,11 +25,6 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def url(sites) -> str:
-    return f"https://{sites[0]['domains'][0]}/"
-
-
-@pytest.fixture(scope="module")
 def down(host, lab, front, url):
     """One host of each tier is gone: the leader of the databases, and a media host that accepts and never answers."""
     names = [leader(host), *(hosts_of(tier)[-1] for tier in SPARE), hosts_of("monitor")[-1]]

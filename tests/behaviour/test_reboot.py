@@ -62,11 +62,6 @@ def test_pgpool_a_web_host_and_the_databases_may_come_back_in_any_order(lab, fro
     await_whole(lab, front, url)
 
 
-@pytest.fixture
-def url(settings) -> str:
-    return f"https://{next(iter(settings['sites'].values()))['domains'][0]}/"
-
-
 def await_whole(lab, front, url: str) -> None:
     deadline = time.monotonic() + SECONDS
     while True:
