@@ -5,6 +5,7 @@ A release that was chosen earlier is known by its ``id``, any other by its ``key
 
 from __future__ import annotations
 
+import fnmatch
 from pathlib import Path
 
 
@@ -29,22 +30,23 @@ def _artifact(release: dict) -> str:
     return f"*-{release['id']}.tar" if release.get("id") else f"{release['key']}-*.tar"
 
 
-def store_patterns(releases: list[dict]) -> list[str]:
-    """What to look for in other stores."""
-    wanted = [_artifact(release) for release in releases if not release["artifact"]]
-    wanted += [f"{r.get('id') or '*'}-{r['configuration']}.tar.gz" for r in releases if not r["static"]]
-    return sorted(set(wanted))
+def is_whole(releases: list[dict]) -> bool:
+    """Whether the store has everything of them."""
+    return all(release["artifact"] and release["static"] for release in releases)
 
 
-def first_holders(files: dict[str, dict]) -> list[dict]:
-    """``{host, path}`` of the first host that has it, for each file of ``files`` (host to the result of find)."""
-    holders = {}
-    for host, found in files.items():
-        for file in found.get("files", []):
-            holders.setdefault(Path(file["path"]).name, {"host": host, "path": file["path"]})
-    return [holders[name] for name in sorted(holders)]
+def first_holders(told: dict[str, dict], releases: list[dict]) -> list[dict]:
+    """``{host, file}`` of what the store lacks of the releases, of the first host that has it."""
+    holders = {file: host for host, state in reversed(list(told.items())) for file in state["artifacts"]}
+    found = {}
+    for release in releases:
+        artifact = Path(release["artifact"]).name or next(iter(fnmatch.filter(sorted(holders), _artifact(release))), "")
+        static = f"{Path(artifact).stem.rpartition('-')[2]}-{release['configuration']}.tar.gz"
+        lacking = [artifact] * (not release["artifact"]) + [static] * (not release["static"])
+        found |= {file: holders[file] for file in lacking if file in holders}
+    return [{"host": host, "file": file} for file, host in sorted(found.items())]
 
 
 class FilterModule:
     def filters(self):
-        return {"in_store": in_store, "store_patterns": store_patterns, "first_holders": first_holders}
+        return {"in_store": in_store, "is_whole": is_whole, "first_holders": first_holders}

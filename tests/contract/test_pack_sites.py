@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 from ansible.errors import AnsibleActionFail
-from artifacts import first_holders, in_store, store_patterns
+from artifacts import first_holders, in_store, is_whole
 from environments import ROOT
 
 spec = importlib.util.spec_from_file_location("pack_sites", ROOT / "roles/build/action_plugins/pack_sites.py")
@@ -190,7 +190,9 @@ def test_of_a_site_that_stays_on_its_release_nothing_is_packed(pack, project, tm
     assert stays["configuration"] == packed["configuration"], "a configuration that is known is not checked again"
     store = tmp_path / "store"
     store.mkdir()
-    assert store_patterns(in_store([stays], str(store))) == ["*-abc.tar", f"abc-{stays['configuration']}.tar.gz"]
+    lacking = ["key-abc.tar", f"abc-{stays['configuration']}.tar.gz"]
+    held = {"web1": {"artifacts": [*lacking, "key-xyz.tar"]}}
+    assert {one["file"] for one in first_holders(held, in_store([stays], str(store)))} == set(lacking)
     (store / "key-abc.tar").touch()
     (found,) = in_store([stays], str(store))
     assert found["artifact"].endswith("key-abc.tar") and found["folder"] == "/srv/blog/releases/abc"
@@ -236,22 +238,35 @@ def test_the_password_of_a_repository_is_not_said(pack):
 
 def test_a_store_knows_an_artifact_by_its_key_and_static_files_by_artifact_and_configuration(tmp_path):
     release = {"site": "blog", "key": "k" * 16, "configuration": "c" * 10}
-    assert store_patterns(in_store([release], str(tmp_path))) == [f"*-{'c' * 10}.tar.gz", f"{'k' * 16}-*.tar"]
+    assert not is_whole(in_store([release], str(tmp_path)))
     (tmp_path / f"{'k' * 16}-abc.tar").touch()
     (tmp_path / f"xyz-{'c' * 10}.tar.gz").touch()
     found = in_store([release], str(tmp_path))
     assert found[0]["id"] == "abc" and found[0]["static"] == "", "another artifact's static files are not this one's"
     (tmp_path / f"abc-{'c' * 10}.tar.gz").touch()
-    assert store_patterns(in_store([release], str(tmp_path))) == []
+    assert is_whole(in_store([release], str(tmp_path)))
 
 
-def test_a_file_is_fetched_from_the_first_host_that_has_it():
-    files = {
-        "web1": {"files": []},
-        "web2": {"files": [{"path": "/s/a.tar"}]},
-        "web3": {"files": [{"path": "/s/a.tar"}]},
+def test_what_is_lacking_is_fetched_from_the_first_host_that_has_it(tmp_path):
+    release = {"site": "blog", "key": "k" * 16, "configuration": "c" * 10}
+    artifact, static = f"{'k' * 16}-abc.tar", f"abc-{'c' * 10}.tar.gz"
+    told = {
+        "web1": {"artifacts": [f"xyz-{'c' * 10}.tar.gz", "other-xyz.tar"]},
+        "web2": {"artifacts": [artifact]},
+        "web3": {"artifacts": [artifact, static]},
     }
-    assert first_holders(files | {"web4": {"unreachable": True}}) == [{"host": "web2", "path": "/s/a.tar"}]
+    fetched = [{"host": "web3", "file": static}, {"host": "web2", "file": artifact}]
+    assert first_holders(told, in_store([release], str(tmp_path))) == fetched
+    (tmp_path / artifact).touch()
+    assert first_holders(told, in_store([release], str(tmp_path))) == fetched[:1]
+    assert first_holders({}, in_store([release], str(tmp_path))) == []
+
+
+def test_of_what_nobody_has_built_nothing_is_fetched(tmp_path):
+    """Releases before it were checked with the same configuration: their static files are not its."""
+    release = {"site": "blog", "key": "k" * 16, "configuration": "c" * 10}
+    told = {"web1": {"artifacts": ["other-xyz.tar", f"xyz-{'c' * 10}.tar.gz"]}}
+    assert first_holders(told, in_store([release], str(tmp_path))) == []
 
 
 def test_an_archive_depends_on_nothing_but_its_files(tmp_path):
