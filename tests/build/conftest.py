@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import sys
 import tarfile
@@ -55,6 +56,15 @@ class Builder:
         code, said = self.run(command, folder)
         assert code == 0, f"{command}\n{said}"
         return said
+
+    def build(self, folder: str) -> tuple[int, str]:
+        """Of a folder with job.json and source.tar."""
+        self.must("tar -cf job.tar job.json source.tar", folder)
+        return self.run(f"/usr/local/lib/trestle/build-artifact {folder}/job.tar")
+
+    def members(self, said: str) -> list[str]:
+        """Of the artifact that was built."""
+        return self.must(f"tar -tf {HOME}/artifacts/job-{json.loads(said)['id']}.tar").splitlines()
 
     def put(self, files: dict[str, str], folder: str) -> None:
         archive = io.BytesIO()

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-BUILD = "/usr/local/lib/trestle/build-artifact"
 INDEX = "python -c 'from pip._internal.models.index import PyPI as index; print(index.simple_url)'"
 PYPROJECT = """
 [project]
@@ -80,10 +79,11 @@ def job(builder, lock_tools):
 @pytest.mark.parametrize("name", FORMATS)
 def test_the_wheels_of_what_it_names_are_built(builder, job, name):
     folder = job(name)
-    said = json.loads(builder.must(f"{BUILD} {folder}"))
-    members = builder.must(f"tar -tf {folder}/artifact.tar").splitlines()
+    code, said = builder.build(folder)
+    assert code == 0, said
+    members = builder.members(said)
     wheels = ["-".join(Path(member).name.split("-")[:2]) for member in members if member.endswith(".whl")]
-    assert sorted(wheels) == FORMATS[name][2] and len(said["id"]) == 12
+    assert sorted(wheels) == FORMATS[name][2] and len(json.loads(said)["id"]) == 12
 
 
 @pytest.mark.parametrize("name", LOCKED)
@@ -91,5 +91,5 @@ def test_a_package_that_is_not_the_locked_one_is_refused(builder, job, name):
     folder = job(name)
     builder.must("grep -rl sha256: . | xargs sed -Ei 's/sha256:.{8}/sha256:00000000/'", f"{folder}/source")
     builder.must("tar -C source -cf source.tar .", folder)
-    code, said = builder.run(f"{BUILD} {folder}")
+    code, said = builder.build(folder)
     assert code == 1 and "hash" in said.lower(), said

@@ -33,13 +33,13 @@ def project(builder):
 
 def build(builder, node: dict) -> tuple[int, str]:
     builder.put({"job.json": json.dumps(builder.job | {"node": node})}, FOLDER)
-    return builder.run(f"/usr/local/lib/trestle/build-artifact {FOLDER}")
+    return builder.build(FOLDER)
 
 
 def test_node_builds_before_static_files_are_collected(builder, project):
     code, said = build(builder, {"folder": "front"})
     assert code == 0, said
-    members = builder.must(f"tar -tf {project}/artifact.tar").splitlines()
+    members = builder.members(said)
     assert "project/static/app.js" in members
     assert not [member for member in members if "node_modules" in member]
 

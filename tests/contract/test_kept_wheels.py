@@ -6,6 +6,8 @@ import io
 import json
 import os
 import tarfile
+import threading
+import time
 from pathlib import Path
 
 import programs
@@ -56,6 +58,57 @@ def build(tmp_path, monkeypatch):
         return made.artifact(), asked
 
     return run
+
+
+@pytest.fixture
+def give(tmp_path, monkeypatch):
+    """give(**keys of the job): one that is there to be built with ``builder.main()``."""
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    monkeypatch.setattr(builder.Build, "wheel", lambda self, *what, where=None: None)
+    monkeypatch.setattr("sys.argv", ["build-artifact", str(tmp_path / "key.tar")])
+    (tmp_path / "artifacts").mkdir()
+
+    def run(**keys) -> None:
+        with tarfile.open(tmp_path / "source.tar", "w") as source:
+            builder.add_bytes(source, "requirements.txt", b"django\n")
+        with tarfile.open(tmp_path / "key.tar", "w") as archive:
+            builder.add_bytes(archive, "job.json", json.dumps(JOB | keys).encode())
+            archive.add(tmp_path / "source.tar", "source.tar")
+
+    return run
+
+
+@pytest.mark.parametrize("file", ["requirements.txt", "nothing.txt"])
+def test_what_a_job_leaves_is_its_artifact_for_a_day_and_never_its_password(tmp_path, give, capsys, file):
+    for name, age in (("yesterday", 25), ("today", 1)):
+        (tmp_path / "artifacts" / name).touch()
+        os.utime(tmp_path / "artifacts" / name, (time.time() - age * 3600,) * 2)
+    give(dependency_file=file, index_url="https://me:hunter2@packages.example.com")
+    failed, said = builder.main(), capsys.readouterr().out
+    artifacts = {path.name for path in (tmp_path / "artifacts").iterdir()}
+    assert artifacts == {"today"} | (set() if failed else {f"key-{json.loads(said)['id']}.tar"})
+    assert bool(failed) == (file == "nothing.txt")
+    assert not (tmp_path / "key.tar").exists() and not (tmp_path / "job").exists()
+
+
+def test_a_build_that_a_killed_run_left_at_work_does_not_harm_the_next_one(tmp_path, give, monkeypatch, capsys):
+    """The next run gives the same job while that one is at work, which ends after it."""
+    give()
+    second = threading.Thread(target=lambda: done.append(builder.main()), daemon=True)
+    done, node = [], builder.Build.node
+
+    def slow(self):
+        monkeypatch.setattr(builder.Build, "node", node)
+        give()
+        second.start()
+        time.sleep(0.3)
+        assert not done and (self.project / "requirements.txt").exists()
+
+    monkeypatch.setattr(builder.Build, "node", slow)
+    assert builder.main() == 0
+    second.join(10)
+    assert done == [0]
+    assert len(set(capsys.readouterr().out.splitlines())) == len(list((tmp_path / "artifacts").iterdir())) == 1
 
 
 def test_code_alone_asks_no_index_and_has_the_same_wheels(build, tmp_path):

@@ -72,7 +72,7 @@ def pack(tmp_path):
         release = action.release(DEFAULTS | {"name": "blog", "source": source, "secret_key": "s"} | keys, arguments)
         if not release["job"]:
             return release, []
-        with tarfile.open(Path(release["job"]) / "source.tar") as tar:
+        with tarfile.open(release["job"]) as job, tarfile.open(fileobj=job.extractfile("source.tar")) as tar:
             return release, tar.getnames()
 
     return run
@@ -91,8 +91,8 @@ def test_the_same_content_is_the_same_build_whenever_and_wherever_it_lies(pack, 
 
 def test_a_site_with_uploads_in_s3_gets_what_it_needs_for_them(pack, project):
     def packages(**keys) -> list[str]:
-        folder = pack({"path": "project"}, **keys)[0]["job"]
-        return json.loads((Path(folder) / "job.json").read_text())["default_packages"]
+        with tarfile.open(pack({"path": "project"}, **keys)[0]["job"]) as job:
+            return json.load(job.extractfile("job.json"))["default_packages"]
 
     assert packages() == packages(media_storage="media") == ["gunicorn", "psycopg"]
     assert packages(media_storage="s3") == ["gunicorn", "psycopg", "django-storages"]
@@ -226,7 +226,7 @@ def test_the_password_of_an_index_is_in_the_job_alone(pack, project):
     with_password, _ = pack({"path": "project"}, extra_index_urls=["https://me:hunter2@packages.example.com/simple"])
     assert plain["key"] == with_password["key"]
     assert "hunter2" not in json.dumps(with_password)
-    job = Path(with_password["job"]) / "job.json"
+    job = Path(with_password["job"])
     assert "hunter2" in job.read_text() and job.stat().st_mode & 0o077 == 0
 
 

@@ -215,6 +215,16 @@ def pack_folders(folders: list[str]) -> bytes:
     return pack({folder: files_of(folder) for folder in map(Path, folders)})
 
 
+def pack_files(files: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
+
+
 def tidy(cache: Path, releases: list[dict], days: int) -> None:
     """Remove the artifacts, jobs and clones that no run wanted for so many days."""
     for release in releases:
@@ -299,8 +309,8 @@ class ActionModule(ActionBase):
         # Where the packages come from is no part of what they are, and may hold a password.
         decides = {key: job[key] for key in [*BUILT_FROM, "requirement", "default_packages", "tools"]}
         key = digest(content, decides, arguments["python"], self.builder)[:16]
-        folder = Path(arguments["cache"]) / "jobs" / key
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write(folder / "source.tar", source.content)
-        write(folder / "job.json", json.dumps(job).encode(), 0o600)
-        return {"version": source.version, "key": key, "job": str(folder)}
+        archive = Path(arguments["cache"]) / "jobs" / f"{key}.tar"
+        archive.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        files = {"job.json": json.dumps(job).encode(), "source.tar": source.content}
+        write(archive, pack_files(files), 0o600)
+        return {"version": source.version, "key": key, "job": str(archive)}

@@ -6,7 +6,7 @@ module: pack_sites
 short_description: Pack each site's source, and say what is to be built of it
 description:
   - Runs on the controller. Sites with the same source and build options have the same C(key), and so one artifact.
-  - Leaves a folder with C(source.tar) and C(job.json) for each key in the cache.
+  - Leaves an archive of C(source.tar) and C(job.json) for each key in the cache.
 options:
   sites:
     description: The sites with every key, as in C(site_list).

@@ -106,8 +106,8 @@ class Site:
 
 
 def prune_artifacts() -> None:
-    """Remove the artifacts of no release; a new one may be that of a site that is installed next."""
+    """Remove the artifacts of no release, where this is a web host; a new one may be that of a site installed next."""
     kept = {path.name for path in SRV.glob("*/releases/*")}
-    for file in ARTIFACTS.iterdir():
+    for file in ARTIFACTS.glob("*"):
         if file.stat().st_mtime < time.time() - DAY and not kept & set(file.name.split(".")[0].split("-")):
             file.unlink()
