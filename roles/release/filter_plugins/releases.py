@@ -89,6 +89,20 @@ def check_options(release: dict, sites: list[dict], env_name: str) -> dict:
     }
 
 
+def check_findings(results: list[dict]) -> list[str]:
+    """What the runs of check-release said; their errors where they failed."""
+    return [line for result in results for line in result["stdout_lines"] + result["stderr_lines"] * bool(result["rc"])]
+
+
+def check_faults(results: list[dict]) -> list[str]:
+    """The last line of each that failed, which is the sentence that says why."""
+    return [
+        (result["stderr_lines"] or [f"{result['item']['site']}: check-release ended with {result['rc']}."])[-1]
+        for result in results
+        if result["rc"]
+    ]
+
+
 class FilterModule:
     def filters(self):
         return {
@@ -96,5 +110,7 @@ class FilterModule:
             "static_missing": static_missing,
             "static_stale": static_stale,
             "static_folder": static_folder,
+            "check_faults": check_faults,
+            "check_findings": check_findings,
             "check_options": check_options,
         }
