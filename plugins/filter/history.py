@@ -191,6 +191,18 @@ def lacking(told: dict[str, dict], release: dict) -> list[str]:
     ]
 
 
+def to_install(releases: list[dict], told: dict[str, dict], host: str) -> list[dict]:
+    """The releases that this host lacks; a blank one lacks all."""
+    return [release for release in releases if host not in told or host in lacking(told, release)]
+
+
+def to_copy(releases: list[dict], told: dict[str, dict], host: str) -> list[str]:
+    """The artifacts and static files that this host does not keep. It has a file whole, or not under its name."""
+    kept = told[host]["artifacts"] if host in told else []
+    files = dict.fromkeys(release[kind] for kind in ("artifact", "static") for release in releases)
+    return [file for file in files if file and Path(file).name not in kept]
+
+
 def files_wanted(told: dict[str, dict], releases: list[dict]) -> list[dict]:
     """``{host, file}`` of the artifacts that some host lacks, and of the static files, which a media host may lack."""
     holders = {file: host for host, state in reversed(list(told.items())) for file in state["artifacts"]}
@@ -268,6 +280,8 @@ class FilterModule:
             "rollback": rollback,
             "rollback_problem": rollback_problem,
             "rollback_told": rollback_told,
+            "to_copy": to_copy,
+            "to_install": to_install,
             "to_record": to_record,
             "versions_wanted": versions_wanted,
         }

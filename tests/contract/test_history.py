@@ -176,6 +176,22 @@ def test_what_a_host_lacks_comes_from_one_that_has_it():
     )
 
 
+def test_a_host_gets_what_it_lacks_and_a_blank_one_all():
+    release = {"site": "news", "id": "b", "configuration": "cb", "artifact": "/s/key-b.tar", "static": "/s/b-cb.tar.gz"}
+    told = {"web1": host(line("a", 1), line("b", 2)), "web2": host(line("a", 1))}
+    told["web3"] = told["web1"] | {"artifacts": ["key-b.tar"]}
+    needs = {
+        name: (history.to_copy([release], told, name), history.to_install([release], told, name))
+        for name in ("web1", "web2", "web3", "blank")
+    }
+    everything = (["/s/key-b.tar", "/s/b-cb.tar.gz"], [release])
+    assert needs == {"web1": ([], []), "web2": everything, "web3": (["/s/b-cb.tar.gz"], []), "blank": everything}
+    checked_anew = release | {"configuration": "other", "static": "/s/b-other.tar.gz"}
+    assert history.to_copy([checked_anew], told, "web1") == ["/s/b-other.tar.gz"]
+    assert history.to_install([checked_anew], told, "web1") == [checked_anew]
+    assert history.to_copy([release | {"static": ""}], told, "web1") == [], "nobody has its static files"
+
+
 def test_what_stays_in_the_database_is_said():
     (chosen,) = history.rollback({"web1": host(line("a", 1), line("b", 2))}, [NEWS], "", "")
     migrations = [{"name": "n.0002_a", "irreversible": []}, {"name": "n.0003_b", "irreversible": ["Remove field x"]}]
