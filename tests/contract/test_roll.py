@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import xmlrpc.client
 from pathlib import Path
 
 import programs
@@ -123,6 +124,26 @@ def test_there_is_a_way_back_to_release_and_configuration(site):
 def test_a_site_without_a_wanted_release_keeps_the_one_that_runs(site):
     site().switch(site().wanted_setup())
     assert site("shop").wanted == "a1"
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        ([[[], [], []]], []),
+        ([[["shop"], ["blog"], ["old"]]], ["shop: available", "blog: changed", "old: disappeared"]),
+        (xmlrpc.client.Fault(92, "CANT_REREAD: no command"), ["<Fault 92: 'CANT_REREAD: no command'>"]),
+        (FileNotFoundError("no socket"), ["no socket"]),
+    ],
+)
+def test_what_supervisor_does_not_run_yet_or_cannot_read_is_a_reason(roll, monkeypatch, answer, told):
+    class Rpc:
+        def reloadConfig(self):
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+    monkeypatch.setattr(roll.Supervisor, "rpc", Rpc())
+    assert roll.Supervisor().pending() == told
 
 
 # Before visitors

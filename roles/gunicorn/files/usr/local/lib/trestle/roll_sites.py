@@ -80,10 +80,14 @@ class Supervisor:
         started = os.stat(f"/proc/{pid}").st_mtime if pid not in ("", "0") else 0
         return any(os.stat(path).st_mtime > started for path in SUPERVISOR_FILES if os.path.exists(path))
 
-    @staticmethod
-    def pending() -> list[str]:
-        """What its list of programs has that it does not run yet."""
-        return [line for line in output("supervisorctl", "reread").splitlines() if not line.startswith("No config")]
+    def pending(self) -> list[str]:
+        """What its list of programs has that it does not run yet, or why that cannot be told."""
+        try:
+            changes = self.rpc.reloadConfig()[0]
+        except (OSError, xmlrpc.client.Error) as error:
+            return [f"{error}"]
+        told = zip(("available", "changed", "disappeared"), changes, strict=True)
+        return [f"{group}: {what}" for what, groups in told for group in groups]
 
 
 class Setup(NamedTuple):
