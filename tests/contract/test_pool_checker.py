@@ -133,6 +133,20 @@ def test_a_round_asks_every_backend_and_forgets_those_that_left(server):
     assert {key: state.name for key, state in after.items()} == {("blog", "web1"): "drained"}
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "soon"),
+    [
+        ({}, {"web1": checker.State("up")}, False),
+        ({}, {"web1": checker.State("drained")}, True),
+        ({"web1": checker.State("drained")}, {"web1": checker.State("up")}, True),
+        ({"web1": checker.State("up", 0)}, {"web1": checker.State("up", 1)}, False),
+        ({"web1": checker.State("up"), "gone": checker.State("up")}, {"web1": checker.State("up")}, False),
+    ],
+)
+def test_a_round_that_changed_anything_is_followed_by_another_soon(before, after, soon):
+    assert (checker.pause(before, after) < checker.PERIOD_SECONDS / 2) == soon
+
+
 def test_nobody_there_is_a_failure_and_not_an_error():
     with ThreadPoolExecutor() as executor:
         pool = {"blog": [{"host": "web1", "address": "127.0.0.1", "port": 1}]}

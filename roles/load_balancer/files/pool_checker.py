@@ -22,6 +22,8 @@ from pathlib import Path
 POOL_FILE = Path("/etc/nginx/trestle/pool.json")
 NGINX, PERLBAL = ("127.0.0.1", 8079), ("127.0.0.1", 60000)
 PERIOD_SECONDS = 0.5
+# A host that waits until its change is known goes on when it is asked again.
+AGAIN_SECONDS = 0.1
 TIMEOUT_SECONDS = 1.0
 FAILURES_ALLOWED = 1
 # A readiness answer is a few hundred bytes; a project that answers in its place is not to be read to the end.
@@ -137,6 +139,12 @@ def check(pool: dict, states: dict, executor: ThreadPoolExecutor) -> dict[tuple[
     return after
 
 
+def pause(before: dict, after: dict) -> float:
+    """The seconds from one round to the next."""
+    changed = any(state.name != before.get(backend, State()).name for backend, state in after.items())
+    return AGAIN_SECONDS if changed else PERIOD_SECONDS
+
+
 def perlbal(*commands: str) -> list[str]:
     """What this load balancer's Perlbal answers, line by line."""
     with socket.create_connection(PERLBAL, timeout=TIMEOUT_SECONDS) as connection:
@@ -191,11 +199,11 @@ def main() -> None:
         while True:
             begun = time.monotonic()
             pool = json.loads(POOL_FILE.read_text())
-            states = check(pool, states, executor)
+            before, states = states, check(pool, states, executor)
             if perlbal:
                 perlbal.say(steer, pool, states)
             nginx.say(tell, states, "up" if perlbal and perlbal.hears else "down")
-            time.sleep(max(0.0, PERIOD_SECONDS - (time.monotonic() - begun)))
+            time.sleep(max(0.0, pause(before, states) - (time.monotonic() - begun)))
 
 
 if __name__ == "__main__":
