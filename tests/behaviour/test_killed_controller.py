@@ -26,7 +26,7 @@ POINTS = {
     "copy": ("Copy the artifacts and the static files", 1, 0.7),
     "install": ("Install the releases that this host lacks", 1, 2),
     "migrate": ("Migrate the databases and run what follows a migration", 1, 1.5),
-    "static": ("Unpack them on the media hosts, beside those of earlier releases", 1, 0.7),
+    "static": ("Unpack them beside those of earlier releases, and remove what no web host names any more", 1, 0.7),
     "drain": (ROLL, 1, "drained"),
     "second": (ROLL, 2, "stopped"),
     "declare": ("Declare what every host runs now to be current", 1, 0.3),

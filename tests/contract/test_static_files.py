@@ -14,8 +14,7 @@ import pytest
 from environments import ROOT
 
 check_release = programs.load("release", "check-release")
-static_prune = programs.load("media", "static-prune")
-static_unpack = programs.load("media", "static-unpack")
+static_files = programs.load("media", "static-files")
 # Whoever runs the tests is in it.
 GROUP = grp.getgrgid(os.getgid()).gr_name
 spec = importlib.util.spec_from_file_location("of_release", ROOT / "roles/release/filter_plugins/releases.py")
@@ -48,7 +47,7 @@ class Media:
 
     def ship(self, archive: Path) -> None:
         copy = shutil.copy(archive, f"{self.folder}.tar.gz")
-        static_unpack.unpack(Path(copy), self.folder, GROUP)
+        static_files.unpack(Path(copy), self.folder, GROUP)
         assert not Path(copy).exists()
 
     def found(self, name: str = "media1") -> dict:
@@ -108,10 +107,10 @@ def test_files_go_with_the_last_release_that_names_them(packed, media):
     assert not filters.static_stale(deployed, both, [media.found()], ["web1"])
     (stale,) = filters.static_stale(deployed, told(b=[digests["b"]]), [media.found()], ["web1"])
     assert stale["keep"] == [digests["b"]] and stale["host"] == "media1"
-    assert static_prune.prune(media.folder, stale["keep"]) > 0
+    assert static_files.prune(media.folder, stale["keep"]) > 0
     assert media.files() == {"shared.css", "new.css"}
     assert not filters.static_stale(deployed, told(b=[digests["b"]]), [media.found()], ["web1"])
-    assert static_prune.prune(media.folder, stale["keep"]) == 0, "what stays, stays"
+    assert static_files.prune(media.folder, stale["keep"]) == 0, "what stays, stays"
 
 
 def test_nothing_is_removed_while_it_is_not_known_what_may_run(packed, media):
@@ -132,12 +131,35 @@ def test_a_release_that_was_not_fetched_is_known_by_what_the_hosts_say(packed, m
     assert not filters.static_stale([release("", "a")], there, [media.found()], ["web1"])
 
 
+def test_what_comes_and_what_goes_is_one_step_for_each_media_host(packed, media, tmp_path, monkeypatch):
+    first, second = packed("a", x="1"), packed("b", x="2")
+    media.ship(first)
+    deployed, known = [release(second, "b")], told(a=[digest(first)])
+    has_both = media.found("media2")
+    has_both["files"] += [{"path": f"/srv/media/blog/static/.static-{digest(second)}"}]
+    blank = {"item": "media3", "files": []}
+
+    def changes(known: dict) -> dict[str, tuple[bool, list[str]]]:
+        found = filters.static_changes(deployed, known, [media.found(), has_both, blank], ["web1"])
+        return {one["host"]: (bool(one["archive"]), one["keep"]) for one in found}
+
+    assert changes(known) == {"media1": (True, []), "media3": (True, [])}, "the release before can still run"
+    gone = [digest(second)]
+    assert changes(told(b=gone)) == {"media1": (True, gone), "media2": (False, gone), "media3": (True, [])}
+
+    archive = Path(shutil.copy(second, tmp_path / "media.tar.gz"))
+    monkeypatch.setattr(static_files, "unpack", lambda *paths, unpack=static_files.unpack: unpack(*paths, GROUP))
+    monkeypatch.setattr("sys.argv", ["static-files", str(media.folder), "--unpack", str(archive), "--keep", *gone])
+    static_files.main()
+    assert (media.folder / "css/x.css").read_text() == "2" and len(media.found()["files"]) == 1
+
+
 def test_an_empty_folder_goes_with_its_files(media):
     (media.folder / "a/b").mkdir(parents=True)
     (media.folder / "a/b/x.css").touch()
     (media.folder / "y.css").touch()
     (media.folder / ".static-d").write_text("y.css\n")
-    assert static_prune.prune(media.folder, ["d", "of-another-host"]) == 1
+    assert static_files.prune(media.folder, ["d", "of-another-host"]) == 1
     assert sorted(os.listdir(media.folder)) == [".static-d", "y.css"]
 
 
@@ -148,7 +170,7 @@ def test_what_is_served_is_never_unreadable_or_cut_short(packed, media, monkeypa
     (media.folder / "css/same.css").chmod(0o600)
     given = {}
     monkeypatch.setattr(
-        static_unpack.os, "replace", lambda new, name: (given.update({name.name: new.stat()}), os.rename(new, name))
+        static_files.os, "replace", lambda new, name: (given.update({name.name: new.stat()}), os.rename(new, name))
     )
     media.ship(packed("b", same="same", other="another", new="new"))
     after = {path.name: path for path in media.folder.rglob("*.css")}
@@ -168,4 +190,4 @@ def test_a_file_that_would_lie_elsewhere_is_refused(tmp_path, media):
     with tarfile.open(archive, "w:gz") as tar:
         tar.add(tmp_path / "x", "../x.css")
     with pytest.raises(SystemExit, match="outside"):
-        static_unpack.unpack(archive, media.folder, GROUP)
+        static_files.unpack(archive, media.folder, GROUP)

@@ -72,6 +72,14 @@ def static_stale(releases: list[dict], told: dict[str, dict], results: list[dict
     return stale
 
 
+def static_changes(releases: list[dict], told: dict[str, dict], results: list[dict], web: list[str]) -> list[dict]:
+    """``{host, site, folder, archive, keep}``: both in one step, empty where there is nothing to do."""
+    changes = {}
+    for one in static_missing(releases, told, results) + static_stale(releases, told, results, web):
+        changes.setdefault((one["host"], one["site"]), {"archive": "", "keep": []}).update(one)
+    return list(changes.values())
+
+
 def static_folder(site: str) -> str:
     return f"/srv/media/{site}/static"
 
@@ -107,8 +115,7 @@ class FilterModule:
     def filters(self):
         return {
             "to_migrate": to_migrate,
-            "static_missing": static_missing,
-            "static_stale": static_stale,
+            "static_changes": static_changes,
             "static_folder": static_folder,
             "check_faults": check_faults,
             "check_findings": check_findings,
