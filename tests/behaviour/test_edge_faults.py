@@ -34,20 +34,20 @@ def said(container, command: str) -> None:
 
 
 FAULTS = {
-    "killed": (lambda c: c.kill(), lambda c: c.start()),
-    "frozen": (lambda c: c.pause(), lambda c: c.unpause()),
-    "cut off": (lambda c: said(c, HOLE), lambda c: said(c, "nft delete table inet hole")),
+    "killed": (lambda lab, c: lab.power_off(c), lambda c: c.start()),
+    "frozen": (lambda lab, c: c.pause(), lambda c: c.unpause()),
+    "cut off": (lambda lab, c: said(c, HOLE), lambda c: said(c, "nft delete table inet hole")),
 }
 
 
 class Fault:
     """One of the faults, of one host, for a block; it is mended in any case."""
 
-    def __init__(self, container, name: str):
-        self.container, (self.strike, self.mend) = container, FAULTS[name]
+    def __init__(self, lab, container, name: str):
+        self.lab, self.container, (self.strike, self.mend) = lab, container, FAULTS[name]
 
     def __enter__(self):
-        self.strike(self.container)
+        self.strike(self.lab, self.container)
         return self
 
     def __exit__(self, *_):
@@ -118,7 +118,7 @@ def test_a_web_host_that_is_lost_fails_and_slows_no_visitor_and_nothing_is_writt
 ):
     web = lab.containers()[WEB[-1]]
     time.sleep(1)
-    with Fault(web, fault):
+    with Fault(lab, web, fault):
         time.sleep(FAULT_SECONDS)
         assert in_state(host, "down", WEB[-1])
     assert wait(BACK_SECONDS, lambda: in_state(host, "up", *WEB)), journal(host, BALANCERS[0], "pool-checker")
@@ -197,7 +197,7 @@ def test_the_address_of_a_lost_balancer_moves_at_once_and_does_not_come_back(lab
     give_to(host, front.address, lost)
     with Knocks(front.address, domain) as knocks:
         time.sleep(1)
-        with Fault(container, fault):
+        with Fault(lab, container, fault):
             time.sleep(FAULT_SECONDS)
             moved = knocks.longest
         returned = wait(BACK_SECONDS, is_backup, 0.5)

@@ -199,7 +199,7 @@ def test_a_host_that_was_away_catches_up_with_additions_changes_and_deletions(la
     names = ["kept", "changed", "deleted", "rewritten"]
     saved(f'[s.save("{folder}/" + n, C("1\\n")) for n in {names!r}]'.replace("'", '"'))
     container = lab.containers()[away]
-    container.kill()
+    lab.power_off(container)
     try:
         saved(
             f'[s.delete("{folder}/" + n) for n in ("changed", "deleted", "rewritten")]; '

@@ -21,7 +21,7 @@ def test_every_host_comes_back_by_itself_after_a_reboot(lab, front, url):
     """All at once, as after a power cut: no order helps, and nobody logs in. Whole again is every host in its place."""
     found = lab.containers()
     for container in found.values():
-        container.kill()
+        lab.power_off(container)
     for container in found.values():
         container.start()
     await_whole(lab, front, url)
@@ -51,7 +51,7 @@ ORDERS = {
 def test_pgpool_a_web_host_and_the_databases_may_come_back_in_any_order(lab, front, url, order):
     found, (down, up) = lab.containers(), ORDERS[order]
     for name in set(down):  # a host may be both
-        found[name].kill()
+        lab.power_off(found[name])
     for what in up:
         if what in found:
             found[what].start()
