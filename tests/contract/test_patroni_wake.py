@@ -78,6 +78,18 @@ def test_patroni_is_woken_when_the_first_process_is_killed_and_not_before(watche
     assert list(body.values()) == [None]
 
 
+def test_patroni_is_not_woken_while_it_would_take_the_dead_one_for_one_that_runs(watched):
+    """A zombie, until its parent has been told of its end: Patroni would look, see nothing, and look again in 10 s."""
+    process, asked, watcher = watched
+    process.kill()
+    time.sleep(0.7)
+    assert not asked
+    told = time.monotonic()
+    process.wait()
+    watcher.stdout.readline()
+    assert [1 for when, *_ in asked if when - told < 1]
+
+
 def test_a_patroni_that_is_gone_too_is_no_end_of_it(watched, tmp_path):
     process, _, watcher = watched
     configuration = tmp_path / "config.yml"
