@@ -218,7 +218,7 @@ def test_a_host_that_was_away_catches_up_with_additions_changes_and_deletions(la
 
 
 def test_a_large_upload_takes_neither_memory_nor_disk_of_a_web_host(front, host, lab, sites, site):
-    """95 MB, as a picture with much behind it, through the front door."""
+    """100 MB, as a picture with much behind it, through the front door."""
     entry = next(entry for entry in sites if entry["name"] == site)
     session, url = test_site.editor(front, lab, entry), f"https://{entry['domains'][0]}/stories/add/"
     peaks = f"pids=$(pgrep -u {site} gunicorn); for p in $pids; do {{}}; done"
@@ -230,7 +230,7 @@ def test_a_large_upload_takes_neither_memory_nor_disk_of_a_web_host(front, host,
     answer = session.post(
         url,
         data={"headline": mark, "summary": "x", "body": "x", "author": "A test", "csrfmiddlewaretoken": token},
-        files={"picture": (f"{mark}.png", io.BytesIO(picture(mark.encode()) + bytes(95_000_000)), "image/png")},
+        files={"picture": (f"{mark}.png", io.BytesIO(picture(mark.encode()) + bytes(100_000_000)), "image/png")},
         headers={"Referer": url},
         timeout=60,
     )
