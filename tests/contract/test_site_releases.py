@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -113,6 +114,7 @@ def test_the_state_of_a_host_is_told(host, site, capsys, monkeypatch):
     (site.releases / "a/static").mkdir()
     (site.releases / "a/static/.release-a-c0ffee").write_text("d1")
     (host / "artifacts/key-a.tar").touch()
+    (host / "artifacts/.ansible_tmp0key-b.tar").touch()  # of a copy that was killed
     (host / "drain").mkdir()
     (host / "drain/manual").touch()
     monkeypatch.setattr(sys, "argv", ["site-releases", "list"])
@@ -249,6 +251,8 @@ def install(make, monkeypatch):
 
     def run(*arguments, **options) -> int:
         artifact = make(*arguments, **options)
+        # The names of releases are short here.
+        monkeypatch.setattr(install_release, "is_whole", lambda artifact: True)
         monkeypatch.setattr(sys, "argv", ["install-release", "--keep=2", "blog", str(artifact)])
         return install_release.main()
 
@@ -296,6 +300,26 @@ def test_a_failed_install_leaves_nothing_that_is_taken_for_finished(site, instal
     assert "blog a: " in capsys.readouterr().err
     assert there(site) == set() and not list(site.venvs.glob("*/.ready"))
     assert install("a") == 0 and greeting(site, "a") == "greeting 1.0"
+
+
+@pytest.mark.parametrize("damaged", ["artifact", "static"])
+def test_an_archive_that_a_power_cut_has_damaged_is_removed_and_so_brought_anew(
+    site, make, monkeypatch, capsys, damaged
+):
+    monkeypatch.setattr(install_release.Install, "make_venv", lambda self, venv: venv.mkdir(parents=True))
+    artifact = make("a")
+    release = hashlib.sha256(artifact.read_bytes()).hexdigest()[:12]
+    artifact = artifact.rename(artifact.with_name(f"key-{release}.tar"))
+    static = artifact.with_name(f"{release}-c0ffee.tar.gz")
+    with tarfile.open(static, "w:gz") as tar:
+        tar.addfile(tarfile.TarInfo(".static-d1"))
+    monkeypatch.setattr(sys, "argv", ["install-release", "blog", str(artifact), str(static)])
+    whole = {"artifact": artifact, "static": static}[damaged]
+    whole.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    assert install_release.main() == 1
+    assert f"blog {release}: an archive is damaged" in capsys.readouterr().err
+    assert not artifact.exists() and not static.exists()
+    assert not (site.releases / release / f"static/.release-{release}-c0ffee").exists()
 
 
 def test_an_install_that_was_killed_is_begun_anew(site, make, install, monkeypatch):
