@@ -140,6 +140,8 @@ def test_a_round_asks_every_backend_and_forgets_those_that_left(server):
         ({}, {"web1": checker.State("drained")}, True),
         ({"web1": checker.State("drained")}, {"web1": checker.State("up")}, True),
         ({"web1": checker.State("up", 0)}, {"web1": checker.State("up", 1)}, False),
+        ({}, {"web1": checker.State("drained"), "web2": checker.State("up", 1)}, False),
+        ({}, {"web1": checker.State("drained"), "web2": checker.State("down", 9)}, True),
         ({"web1": checker.State("up"), "gone": checker.State("up")}, {"web1": checker.State("up")}, False),
     ],
 )

@@ -140,9 +140,10 @@ def check(pool: dict, states: dict, executor: ThreadPoolExecutor) -> dict[tuple[
 
 
 def pause(before: dict, after: dict) -> float:
-    """The seconds from one round to the next."""
+    """The seconds from one round to the next; a host whose failure is allowed has the usual time to recover."""
     changed = any(state.name != before.get(backend, State()).name for backend, state in after.items())
-    return AGAIN_SECONDS if changed else PERIOD_SECONDS
+    failing = any(0 < state.failures <= FAILURES_ALLOWED for state in after.values())
+    return AGAIN_SECONDS if changed and not failing else PERIOD_SECONDS
 
 
 def perlbal(*commands: str) -> list[str]:
