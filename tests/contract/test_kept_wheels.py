@@ -83,12 +83,14 @@ def test_what_a_job_leaves_is_its_artifact_for_a_day_and_never_its_password(tmp_
     for name, age in (("yesterday", 25), ("today", 1)):
         (tmp_path / "artifacts" / name).touch()
         os.utime(tmp_path / "artifacts" / name, (time.time() - age * 3600,) * 2)
+    (tmp_path / "untaken.tar").touch()
+    os.utime(tmp_path / "untaken.tar", (1, 1))
     give(dependency_file=file, index_url="https://me:hunter2@packages.example.com")
     failed, said = builder.main(), capsys.readouterr().out
     artifacts = {path.name for path in (tmp_path / "artifacts").iterdir()}
     assert artifacts == {"today"} | (set() if failed else {f"key-{json.loads(said)['id']}.tar"})
     assert bool(failed) == (file == "nothing.txt")
-    assert not (tmp_path / "key.tar").exists() and not (tmp_path / "job").exists()
+    assert not any((tmp_path / left).exists() for left in ("key.tar", "untaken.tar", "job"))
 
 
 def test_a_build_that_a_killed_run_left_at_work_does_not_harm_the_next_one(tmp_path, give, monkeypatch, capsys):

@@ -292,7 +292,7 @@ class ActionModule(ActionBase):
         return release | self.job(site, arguments)
 
     def job(self, site: dict, arguments: dict) -> dict:
-        """The version, key and job folder of what is to be built where nobody has it."""
+        """The version, key and job (an archive) of what is to be built where nobody has it."""
         source = Source(site, arguments)
         packages = arguments["python_packages"]
         if site["app_type"] == "django":
