@@ -25,17 +25,17 @@ def test_the_environment_of_a_check_is_the_one_of_this_run_and_nobody_else_s_to_
 
 
 def result(site: str, rc: int, *errors: str) -> dict:
-    return {"item": {"site": site}, "rc": rc, "stdout_lines": [f"note: {site}"], "stderr_lines": list(errors)}
+    return {"item": {"site": site}, "rc": rc, "stdout_lines": ["note: slow"], "stderr_lines": list(errors)}
 
 
 @pytest.mark.parametrize(
     ("results", "findings", "faults"),
     [
-        ([result("blog", 0, "a warning")], ["note: blog"], []),
-        ([result("blog", 1, "Traceback", "mend it.")], ["note: blog", "Traceback", "mend it."], ["mend it."]),
+        ([result("blog", 0, "a warning")], ["blog: note: slow"], []),
+        ([result("blog", 1, "Traceback", "mend it.")], ["blog: note: slow", "Traceback", "mend it."], ["mend it."]),
         (
             [result("blog", 0), result("shop", 137)],
-            ["note: blog", "note: shop"],
+            ["blog: note: slow", "shop: note: slow"],
             ["shop: check-release ended with 137."],
         ),
     ],

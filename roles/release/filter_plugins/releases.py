@@ -99,7 +99,11 @@ def check_options(release: dict, sites: list[dict], env_name: str) -> dict:
 
 def check_findings(results: list[dict]) -> list[str]:
     """What the runs of check-release said; their errors where they failed."""
-    return [line for result in results for line in result["stdout_lines"] + result["stderr_lines"] * bool(result["rc"])]
+    found = []
+    for result in results:
+        found += [f"{result['item']['site']}: {line}" for line in result["stdout_lines"]]
+        found += result["stderr_lines"] * bool(result["rc"])
+    return found
 
 
 def check_faults(results: list[dict]) -> list[str]:
