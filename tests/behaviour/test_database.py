@@ -286,6 +286,17 @@ def test_a_first_backend_that_was_out_of_reach_is_pgpool_s_main_one_again(host, 
     assert wait(HEALTH_SECONDS, lambda: healthy(host), 1), told(host)
 
 
+def test_pgpool_keeps_no_connection_for_as_long_as_postgresql_waits_for_a_host_that_is_cut_off(host, site):
+    """Its next client would be given one that is closed at the other end."""
+    name, first = uuid.uuid4().hex, leader(host)
+    # Not of pg_settings: a session over a socket file has none.
+    setting = "SELECT setting FROM pg_file_settings WHERE name = 'tcp_user_timeout'"
+    patience = int(postgres(host(first), "postgres", setting)) / 1000
+    assert psql(host(WEB[0]), site, "SELECT 1", application=name).rc == 0
+    count = f"SELECT count(*) FROM pg_stat_activity WHERE application_name = '{name}'"
+    assert wait(patience, lambda: postgres(host(first), "postgres", count) == "0", 0.5)
+
+
 # The command, and the seconds that the runbook says.
 KILLS_OF = {
     "postmaster": ("kill -9 $(head -n 1 /var/lib/postgresql/17/main/postmaster.pid)", 5),
