@@ -199,7 +199,15 @@ def drill(tmp_path, monkeypatch):
         power_off=lambda container: made.log.append("kill"),
         cut_off=lambda container: made.log.append("cut off"),
         put_back=lambda container: made.log.append("put back"),
+        env_name="production",
+        folder=tmp_path,
     )
+
+    def play(env_name, log, playbook, fast):
+        made.log.append(playbook)
+        return SimpleNamespace(code=0)
+
+    monkeypatch.setattr(strike, "play", play)
     made.folder, made.file, made.state = tmp_path, tmp_path / "state.json", {"steps": [], "rounds": []}
     made.load = SimpleNamespace(next_tally=ledger.Tally)
     made.what_hosts_are = lambda: {"all1": {fault.role for fault in table.FAULTS}}
@@ -282,6 +290,12 @@ def test_what_does_not_become_whole_stops_the_drill_and_is_told(drill, monkeypat
 def test_a_command_that_cannot_be_run_says_why():
     with pytest.raises(containers.LabError, match="it says why"):
         strike.strike(None, Container([]), "this fails")
+
+
+def test_a_playbook_that_fails_stops_the_drill(drill, monkeypatch):
+    monkeypatch.setattr(strike, "play", lambda *_, **__: SimpleNamespace(code=2))
+    with pytest.raises(containers.LabError, match=r"playbooks/switchover\.yml failed: see .*strike\.log"):
+        drill.run(faults.asked({"FAULT": "db-switchover"}))
 
 
 @pytest.mark.parametrize("rules", [strike.LOSE, strike.LOSE_NOTHING])

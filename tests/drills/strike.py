@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lab.containers import Lab, LabError
+from tests.drills.runs import play
 from tests.drills.table import LOSS_PERCENT
 
 # By nftables, of what comes in: netem is a module that many kernels come without, and a packet that the sender's own
@@ -30,6 +31,10 @@ def strike(lab: Lab, container, act: str) -> None:
             lab.cut_off(container)
         case "loss":
             run(container, f"nft '{LOSE}'")
+        case playbook if playbook.endswith(".yml"):
+            log = lab.folder / "strike.log"
+            if play(lab.env_name, log, playbook, fast=True).code:
+                raise LabError(f"{playbook} failed: see {log}")
         case command:
             run(container, command)
 

@@ -16,7 +16,7 @@ class Fault:
     name: str
     # What the host that is hit is at that moment: see roles().
     role: str
-    # One of HOST_ACTS, or a command that is run on the host.
+    # One of HOST_ACTS, or a playbook, or a command that is run on the host.
     act: str
     # So many seconds after it a write may fail, or be missed.
     window: float
@@ -32,7 +32,6 @@ def killed(unit: str) -> str:
     return f"systemctl kill --signal=KILL {unit}"
 
 
-PATRONI = "patronictl -c /etc/patroni/config.yml"
 FAULTS = (
     Fault("db-primary-kill", "db-primary", "kill", 12, 40),
     Fault("db-primary-pause", "db-primary", "pause", 12, 40),
@@ -44,7 +43,7 @@ FAULTS = (
     Fault("db-postmaster-kill", "db-primary", "pkill -KILL --oldest --exact postgres", 5),
     Fault("db-patroni-kill", "db-primary", "systemctl kill --kill-whom=main --signal=KILL patroni", 5),
     Fault("db-etcd-kill", "db-primary", killed("etcd"), 5),
-    Fault("db-switchover", "db-primary", f"{PATRONI} switchover --force", 3),
+    Fault("db-switchover", "db-primary", "playbooks/switchover.yml", 0),
     Fault("lb-holder-kill", "lb-holder", "kill", 2, 10),
     Fault("lb-holder-pause", "lb-holder", "pause", 2, 10),
     Fault("lb-holder-partition", "lb-holder", "partition", 2, 10),
