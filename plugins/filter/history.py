@@ -197,7 +197,7 @@ def to_install(releases: list[dict], told: dict[str, dict], host: str) -> list[d
 
 
 def to_copy(releases: list[dict], told: dict[str, dict], host: str) -> list[str]:
-    """The artifacts and static files that this host does not keep. It has a file whole, or not under its name."""
+    """The artifacts and static files that this host does not keep. install-release removes one that is damaged."""
     kept = told[host]["artifacts"] if host in told else []
     files = dict.fromkeys(release[kind] for kind in ("artifact", "static") for release in releases)
     return [file for file in files if file and Path(file).name not in kept]
