@@ -243,6 +243,7 @@ def test_a_store_knows_an_artifact_by_its_key_and_static_files_by_artifact_and_c
     (tmp_path / f"xyz-{'c' * 10}.tar.gz").touch()
     found = in_store([release], str(tmp_path))
     assert found[0]["id"] == "abc" and found[0]["static"] == "", "another artifact's static files are not this one's"
+    assert not is_whole(found)
     (tmp_path / f"abc-{'c' * 10}.tar.gz").touch()
     assert is_whole(in_store([release], str(tmp_path)))
 
