@@ -265,6 +265,13 @@ def greeting(site: release_store.Site, release: str) -> str:
     return subprocess.check_output([site.releases / release / "venv/bin/greet"], text=True).strip()
 
 
+def test_a_run_that_goes_on_a_day_later_finds_what_it_had_brought_for_its_other_sites(host, make, install):
+    brought = make("of-shop")
+    os.utime(brought, (1, 1))
+    assert install("a") == 0
+    assert brought.exists()
+
+
 def test_releases_with_the_same_wheels_share_a_virtualenv_which_goes_with_the_last_of_them(site, install):
     for release, version in (("a", "1.0"), ("b", "1.0"), ("c", "2.0")):
         assert install(release, f"NAME = '{release}'", version) == 0

@@ -106,7 +106,7 @@ class Site:
 
 
 def prune_artifacts() -> None:
-    """Remove the artifacts of no release, where this is a web host; a new one may be that of a site installed next."""
+    """Remove the artifacts of no release; a new one may have been brought, and not be installed yet."""
     kept = {path.name for path in SRV.glob("*/releases/*")}
     for file in ARTIFACTS.glob("*"):
         if file.stat().st_mtime < time.time() - DAY and not kept & set(file.name.split(".")[0].split("-")):
