@@ -88,9 +88,9 @@ def pgpool(tmp_path, monkeypatch):
     monkeypatch.setattr(program, "CHECK", str(check))
     monkeypatch.setattr(program, "STATE", tmp_path / "follower.json")
 
-    def look(seconds: float, code: int) -> None:
+    def look(seconds: float, code: int, primary: str = "") -> None:
         (tmp_path / "code").write_text(str(code))
-        program.STATE.write_text(json.dumps({"time": time.time() + seconds}))
+        program.STATE.write_text(json.dumps({"time": time.time() + seconds, "primary": primary}))
 
     program.look = look
     return program
@@ -110,3 +110,12 @@ def test_what_the_follower_saw_before_does_not_count(pgpool):
     assert pgpool.main("0.2") == 1
     threading.Timer(0.2, pgpool.look, (20, 0)).start()
     assert pgpool.main("10") == 0
+
+
+def test_the_new_primary_is_waited_for_and_not_for_another_look_at_it(pgpool):
+    pgpool.look(0, 0, "10.0.0.2")
+    assert pgpool.main("0.2", "10.0.0.1") == 1
+    threading.Timer(0.2, pgpool.look, (0, 1, "10.0.0.1")).start()
+    began = time.monotonic()
+    assert pgpool.main("10", "10.0.0.1") == 0
+    assert time.monotonic() - began < pgpool.LOOK_SECONDS
