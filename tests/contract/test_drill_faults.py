@@ -278,6 +278,21 @@ def test_a_game_goes_on_with_its_seed_and_ends_with_its_minutes(drill, monkeypat
     assert drill.state["games"] == [1] and "ask" not in drill.state
 
 
+def test_a_drill_that_takes_longer_than_a_load_has_several(drill, monkeypatch):
+    clock = iter(range(0, 10**6, 20))
+    monkeypatch.setattr(faults.time, "time", lambda: next(clock))
+    began = []
+    drill.begin = lambda mix: (began.append(next(clock)), drill.state.update(open={"ledger": "l.jsonl.gz"}))
+    drill.run(faults.asked({"ROUNDS": "6"}))
+    ends = [*began[1:], next(clock)]
+    assert len(began) == len(drill.state["rounds"]) > 2
+    assert all(ended - start < faults.ROUND_SECONDS for start, ended in zip(began, ends, strict=True))
+
+
+def test_a_fault_during_which_nobody_asked_for_anything_shows_nothing():
+    assert judge.problems(judged([])) == ["nobody asked for anything meanwhile"]
+
+
 def test_what_does_not_become_whole_stops_the_drill_and_is_told(drill, monkeypatch):
     monkeypatch.setattr(faults, "WHOLE_SECONDS", 0)
     answers = iter([[], []])  # before the first fault

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from math import inf
 from pathlib import Path
 
 from tests.drills import judge, picture
@@ -16,8 +17,10 @@ HEAD = [
     "times",
     "requests",
     "failed GETs",
+    "before the retry",
     "failed writes",
-    "slowest, s",
+    "slowest GET, s",
+    "slowest write, s",
     "s without writes",
     "s to full redundancy",
     "writes lost",
@@ -28,7 +31,7 @@ TIERS = ("lb", "web", "db", "cache", "media", "monitor")
 def middle_and_worst(values: list[float]) -> str:
     """One value, or the median of several and the largest."""
     if len(values) < 2:
-        return seconds(values[0] if values else float("inf"))
+        return seconds(values[0] if values else inf)
     return f"{seconds(statistics.median(values))} / {seconds(max(values))}"
 
 
@@ -39,8 +42,10 @@ def row(name: str, steps: list[dict]) -> list[str]:
         str(len(steps)),
         f"{sum(step['requests'] for step in steps):,}",
         str(sum(step["gets_failed"] for step in steps)),
+        str(sum(step["first_failures"] for step in steps)),
         str(sum(step["writes_failed"] for step in steps)),
-        seconds(max(step["slowest"] for step in steps)),
+        # An earlier drill's state has them not apart.
+        *(seconds(max(step.get(f"slowest_{kind}", inf) for step in steps)) for kind in ("get", "write")),
         middle_and_worst([step["without_writes"] for step in steps]),
         middle_and_worst([step["whole"] - step["back"] for step in steps if step["whole"]]),
         str(sum(step["lost"] for step in steps)),

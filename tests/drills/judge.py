@@ -48,6 +48,10 @@ def figures(records: list[dict], step: dict, allowed: list[tuple[float, float]],
     outside = [record for record in failed_writes if not within(record, allowed)]
     ended = step["ended"] or max([record["ended"] for record in records] or [step["began"]])
     answered = [record["ended"] for record in writes if "error" not in record]
+    slowest_get, slowest_write = [
+        round(max([record["ended"] - record["due"] for record in some if "error" not in record] or [0.0]), 2)
+        for some in (gets, writes)
+    ]
     return {
         "requests": len(records),
         "gets": len(gets),
@@ -57,7 +61,8 @@ def figures(records: list[dict], step: dict, allowed: list[tuple[float, float]],
         "writes_failed": len(failed_writes),
         "outside": len(outside),
         "examples": [*outside, *failed_gets][:EXAMPLES_KEPT],
-        "slowest": round(max([r["ended"] - r["due"] for r in records if "error" not in r] or [0.0]), 2),
+        "slowest_get": slowest_get,
+        "slowest_write": slowest_write,
         "without_writes": round(longest_gap(answered, step["began"], ended), 2),
         "lost": sum(record.get("token") in lost for record in records),
     }
@@ -68,6 +73,8 @@ def problems(step: dict) -> list[str]:
     found = []
     if step["lacking"]:
         found.append(f"not whole again: {'; '.join(step['lacking'])}")
+    if step.get("requests") == 0:
+        found.append("nobody asked for anything meanwhile")
     if step.get("lost"):
         found.append(f"{step['lost']} acknowledged writes lost")
     if step.get("outside"):
