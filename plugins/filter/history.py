@@ -220,8 +220,8 @@ def files_wanted(told: dict[str, dict], releases: list[dict]) -> list[dict]:
 def holder_of_both(told: dict[str, dict], release: dict, default: str) -> str:
     """A host on which a release can be compared with the one that it replaces."""
     both = {release["id"], release["from"]}
-    hosts = (host for host, state in told.items() if both <= state["sites"].get(release["site"], {})["releases"].keys())
-    return next(hosts, default)
+    releases = {host: state["sites"].get(release["site"], {}).get("releases", {}) for host, state in told.items()}
+    return next((host for host, there in releases.items() if both <= there.keys()), default)
 
 
 def rollback_told(releases: list[dict], compared: list[dict]) -> list[str]:

@@ -99,6 +99,7 @@ def test_the_site_goes_on_and_the_same_command_finishes_the_job(point, host, rel
         again = ansible_playbook(ENV, *command, fast=True)
     after, journal = releases(host), {name: host(name).run("journalctl -t site-roll -n 20").stdout for name in WEB}
     assert again.returncode == 0, f"{again.stdout[-4000:]}\n{journal}"
+    assert "Follow the sites' own links through the load balancers" in again.stdout, again.stdout[-4000:]
     assert len(after) == len(WEB) and len(set(after.values())) == 1, (after, journal)
     assert not set(after.values()) & set(before.values()), "the new release was not deployed"
     assert not any(host(name).check_output("ls /var/lib/trestle/drain") for name in WEB), journal

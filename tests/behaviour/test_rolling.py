@@ -10,6 +10,7 @@ import re
 import subprocess
 
 import pytest
+import test_edge
 from conftest import ENV, hosts_of
 from runs import ansible_playbook
 from test_web import health, sites
@@ -39,6 +40,13 @@ def flags(host, name: str) -> list[str]:
     return host(name).check_output("ls /var/lib/trestle/drain").split()
 
 
+def moved(book: str, name: str) -> int:
+    """How many tasks of playbooks/drain.yml or restore.yml changed the host."""
+    done = ansible_playbook(ENV, f"playbooks/{book}.yml", "--limit", name, fast=True)
+    assert done.returncode == 0, done.stdout[-3000:]
+    return changed(done.stdout, name)
+
+
 @pytest.fixture
 def as_it_was(host):
     """Whatever happens in the test, the hosts end as they began."""
@@ -65,7 +73,8 @@ def test_a_failing_restart_stops_the_run_and_the_same_command_finishes_it(host, 
     assert flags(host, first) == ["deploy"] and not any(flags(host, name) for name in WEB[1:])
 
     host(first).check_output(f"mv -f {GUNICORN}.whole {GUNICORN}")
-    host(last).check_output("touch /var/lib/trestle/drain/manual")
+    assert moved("drain", last) == moved("restore", last) == moved("drain", last) == 1
+    assert test_edge.in_state(host, "drained", last) and moved("drain", last) == 0
     mended = run(*CHANGE)
     assert mended.returncode == 0, mended.stdout[-3000:]
     after = digests(host)
@@ -73,7 +82,7 @@ def test_a_failing_restart_stops_the_run_and_the_same_command_finishes_it(host, 
     assert [flags(host, name) for name in WEB] == [[]] * (len(WEB) - 1) + [["manual"]], "a manual drain survives a run"
     assert health(host(last), SITE, "ready")[0] == 503
 
-    host(last).check_output("rm /var/lib/trestle/drain/manual")
+    assert moved("restore", last) == 1 and test_edge.in_state(host, "up", last) and moved("restore", last) == 0
     back = run()
     assert back.returncode == 0, back.stdout[-3000:]
     assert digests(host) == before

@@ -12,10 +12,12 @@ from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+import yaml
 
 from lab import containers
 from tests.drills import deploy, ledger, picture, report, rounds, runs, versions
 from tests.drills.load import Load, Target, content_of
+from tests.drills.versions import ROOT
 
 FAST = {"page": 60, "static": 20, "write": 10, "upload": 10}
 PAGE = b'<html><link href="/static/a.css"><body>A page.</body></html>'
@@ -311,6 +313,18 @@ def test_the_seconds_of_a_run_are_shared_out():
     assert sum(found.values()) == pytest.approx(60)
     assert (found["starting Ansible"], found["building"], found["restarting"], found["draining"]) == (2, 10, 6, 3)
     assert found["Ansible between the hosts"] == 35 - 15
+
+
+def test_every_play_of_a_deploy_has_its_share():
+    books = [ROOT / "playbooks" / name for name in ("deploy.yml", "rollback.yml")]
+    while books:
+        book = books.pop()
+        for play in yaml.safe_load(book.read_text()):
+            if imported := play.get("ansible.builtin.import_playbook"):
+                books.append(book.parent / imported)
+            else:
+                assert any(re.search(pattern, play["name"]) for _, pattern in runs.PARTS), play["name"]
+    assert {part for part, _ in runs.PARTS} - {"rolling"} <= set(report.SHARES)
 
 
 def test_every_version_is_a_commit_of_its_own_and_no_other(tmp_path):

@@ -192,6 +192,12 @@ def test_a_host_gets_what_it_lacks_and_a_blank_one_all():
     assert history.to_copy([release | {"static": ""}], told, "web1") == [], "nobody has its static files"
 
 
+def test_releases_are_compared_where_both_are():
+    told = {"web1": host(line("a", 1)), "web2": {"sites": {}}, "web3": host(line("a", 1), line("b", 2))}
+    assert history.holder_of_both(told, {"site": "news", "id": "a", "from": "b"}, "web9") == "web3"
+    assert history.holder_of_both(told, {"site": "news", "id": "a", "from": "c"}, "web9") == "web9"
+
+
 def test_what_stays_in_the_database_is_said():
     (chosen,) = history.rollback({"web1": host(line("a", 1), line("b", 2))}, [NEWS], "", "")
     migrations = [{"name": "n.0002_a", "irreversible": []}, {"name": "n.0003_b", "irreversible": ["Remove field x"]}]

@@ -63,18 +63,19 @@ def gunicorn():
 
 @pytest.fixture
 def site(roll, gunicorn, tmp_path, monkeypatch):
-    """The site shop, whose digest is what its environment file says last."""
+    """site(argument): a site, whose digest is what its environment file says last."""
     module = sys.modules["roll_sites"]
     monkeypatch.setattr(
         module, "configuration_digest", lambda folder: (folder / "environment").read_text().split("=")[-1]
     )
     monkeypatch.setattr(module.shutil, "chown", lambda *_: None)
-    etc = tmp_path / "shop/etc"
-    etc.mkdir(parents=True)
-    (etc / "environment").write_text(f"GUNICORN_BIND=127.0.0.1:{gunicorn.server_port}\nVALUE=one")
-    (etc / "programs.json").write_text('[{"name": "gunicorn"}]')
 
     def make(argument: str = "shop=a1"):
+        etc = tmp_path / argument.partition("=")[0] / "etc"
+        if not etc.exists():
+            etc.mkdir(parents=True)
+            (etc / "environment").write_text(f"GUNICORN_BIND=127.0.0.1:{gunicorn.server_port}\nVALUE=one")
+            (etc / "programs.json").write_text('[{"name": "gunicorn"}]')
         return module.Site(argument, tmp_path)
 
     return make
@@ -88,6 +89,12 @@ class Supervisor:
 
     def processes(self, group=None):
         return self.entries
+
+    def stale(self):
+        return False
+
+    def pending(self):
+        return []
 
 
 def entry(**changes) -> dict:
@@ -252,23 +259,87 @@ def test_silence_is_noticed_at_the_second_time(site, checks, gunicorn):
         watch.look()
 
 
-@pytest.mark.parametrize("is_first", [True, False])
-def test_a_first_deployment_is_not_watched(site, roll, monkeypatch, tmp_path, is_first):
-    shop = site()
-    if not is_first:
-        shop.switch(shop.wanted_setup())
+@pytest.fixture
+def rolled(roll, monkeypatch, tmp_path):
+    """rolled(sites, canary): a roll that starts nothing and waits for nobody; ``watched`` are its seconds of watch."""
     monkeypatch.setattr(roll, "Supervisor", Supervisor)
-    once = roll.Roll([shop], {"load_balancers": [], "canary_seconds": 10, "sites": {"shop": SETTINGS}}, True)
     monkeypatch.setattr(roll, "STATE", tmp_path)
-    for name in ("DRAIN", "CANARY", "PROGRAMS"):
+    for name in ("DRAIN", "CANARY", "PROGRAMS", "PROGRAMS_THAT_RAN"):
         monkeypatch.setattr(roll, name, tmp_path / name)
     watched = []
     monkeypatch.setattr(roll, "watch", lambda watches, seconds: watched.append(seconds))
     monkeypatch.setattr(roll.Pool, "change", lambda *_: None)
-    monkeypatch.setattr(once, "reasons", lambda: ["shop: does not answer"])
-    monkeypatch.setattr(once, "start", lambda setups: None)
+
+    def make(sites: list, canary: bool = True):
+        settings = {"load_balancers": [], "canary_seconds": 10, "sites": {each.name: SETTINGS for each in sites}}
+        once = roll.Roll(sites, settings, canary)
+        once.watched = watched
+        monkeypatch.setattr(once, "reasons", lambda: ["shop: does not answer"])
+        monkeypatch.setattr(once, "start", lambda setups, seconds=None: switch_all(setups))
+        return once
+
+    def switch_all(setups: dict) -> None:
+        for each, setup in setups.items():
+            each.switch(setup)
+
+    return make
+
+
+@pytest.mark.parametrize("canary", [True, False])
+def test_a_host_without_an_earlier_release_is_watched_too(site, rolled, canary):
+    """It is the canary where others serve: deploys.canary."""
+    once = rolled([site()], canary)
     assert once.run()["changed"] is True
-    assert bool(watched) != is_first
+    assert bool(once.watched) == canary
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), xmlrpc.client.Fault(90, "NO_FILE")])
+def test_what_fails_on_the_way_is_a_failed_check_and_goes_back(site, rolled, monkeypatch, error):
+    shop = site()
+    shop.switch(shop.wanted_setup())
+    before, shop.wanted = shop.setup(), "a2"
+    once = rolled([shop])
+    start, calls = once.start, []
+
+    def fails_at_first(setups, seconds=None):
+        start(setups)
+        calls.append(seconds)
+        if len(calls) == 1:
+            raise error
+
+    monkeypatch.setattr(once, "start", fails_at_first)
+    monkeypatch.setattr(shop, "log", lambda since: [])
+    said = once.run()
+    assert said["failed"].startswith("shop cannot be started: ") and said["back"] is True
+    assert shop.setup() == before
+
+
+def test_a_bad_release_goes_back_beside_a_site_that_is_new(site, rolled, roll, monkeypatch):
+    shop, blog = site(), site("blog=b1")
+    shop.switch(shop.wanted_setup())
+    before, shop.wanted = shop.setup(), "a2"
+    once = rolled([shop, blog])
+
+    def bad(*_):
+        raise roll.Bad(shop, "answers with status 500 to /")
+
+    monkeypatch.setattr(once, "show", bad)
+    monkeypatch.setattr(shop, "log", lambda since: [])
+    said = once.run()
+    assert said["failed"] == "shop answers with status 500 to /" and said["back"] is True
+    assert shop.setup() == before and blog.wanted == "", "what is new runs no more"
+
+
+def test_nothing_is_forgiven_where_nothing_answered_before(site, rolled, gunicorn, monkeypatch):
+    """A host whose gunicorn is down knows of no path that was broken before."""
+    gunicorn.answers |= {"/": (500, b"broken"), "/health/live": (503, b"no JSON")}
+    shop = site()
+    shop.switch(shop.wanted_setup())
+    once = rolled([shop])
+    monkeypatch.setattr(shop, "log", lambda since: [])
+    assert once.run()["failed"] == "shop answers with status 500 to /"
+    gunicorn.answers["/health/live"] = (200, b'{"release": "a0"}')
+    assert "failed" not in rolled([shop]).run(), "it was broken before"
 
 
 # The pool
@@ -346,6 +417,9 @@ def test_a_flag_that_is_as_it_should_be_is_nothing_to_wait_for(pool, tmp_path):
 # What the playbook makes of it
 
 
+NEW = ["shop: does not answer", deploys.NEW]
+
+
 @pytest.mark.parametrize(
     ("reasons", "host"),
     [
@@ -353,10 +427,25 @@ def test_a_flag_that_is_as_it_should_be_is_nothing_to_wait_for(pool, tmp_path):
         ({"web1": [], "web2": ["x: y"]}, ""),  # web1 has it already, and stood the watch
         ({"web1": [], "web2": []}, ""),
         ({}, ""),
+        ({"web1": NEW, "web2": ["x: y"]}, "web1"),
+        ({"web1": NEW, "web2": NEW}, ""),  # there are no visitors yet
+        ({"web1": ["skipped, since there is none"], "web2": ["x: y"], "web3": ["x: y"]}, "web2"),  # a blank one
+        ({"web1": ["no reason"], "web2": ["x: y"]}, ""),
     ],
 )
 def test_the_canary_is_the_first_host_where_none_has_the_release(reasons, host):
-    assert deploys.canary(reasons) == host
+    statuses = {name: {"stdout": "\n".join(lines), "stdout_lines": lines} for name, lines in reasons.items()}
+    assert deploys.canary(statuses) == host
+
+
+def test_what_serves_nobody_yet_says_so(site, roll, monkeypatch):
+    assert deploys.NEW == roll.NEW
+    settings = {"load_balancers": [], "sites": {"shop": SETTINGS}}
+    monkeypatch.setattr(roll, "Supervisor", Supervisor)
+    shop = site()
+    assert roll.Roll([shop], settings, False).reasons()[-1] == roll.NEW
+    shop.switch(shop.wanted_setup())
+    assert roll.NEW not in roll.Roll([shop], settings, False).reasons()
 
 
 def test_a_bad_release_is_told_in_a_sentence_with_the_lines_that_tell_why():

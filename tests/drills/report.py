@@ -33,8 +33,9 @@ SHARES = (
     "watching the canary",
     "giving back",
     "Ansible between the hosts",
-    "the rest",
+    "recording",
     "crawling",
+    "the rest",
 )
 
 

@@ -83,11 +83,12 @@ def sentence(output: str) -> str:
 
 # What a play of that name is about.
 PARTS = (
-    ("checking", r"^Check the inventory|^Refuse|^Let the next run"),
+    ("checking", r"^Check the inventory|^Take the run lock|^Give the run lock back"),
     ("building", r"^Build"),
     ("preparing", r"^Prepare|^Have the release"),
     ("rolling", r"^Compare|^Roll"),
-    ("crawling", r"^Look at the sites"),
+    ("recording", r"^Declare"),
+    ("crawling", r"^Crawl"),
 )
 
 

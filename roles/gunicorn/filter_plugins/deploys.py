@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
+# Of a host that serves nobody yet: site-roll.
+NEW = "host: has run no release yet"
+
 
 def this_deploy(records: list[str], wanted: list[str]) -> str:
     """``NUMBER SITE=ID...``: the newest of the hosts' records, with a number more where it holds other releases."""
@@ -14,9 +19,20 @@ def smoke_tests(sites: list[dict]) -> dict[str, dict]:
     return {site["name"]: {"host": site["domains"][0], "smoke_paths": site["smoke_paths"]} for site in sites}
 
 
-def canary(reasons: dict[str, list[str]]) -> str:
-    """The host that goes first and is watched; none where some host already runs what is wanted."""
-    return next(iter(reasons), "") if all(reasons.values()) else ""
+def reasons(status: dict) -> list[str]:
+    """Why a host is rolled, by what site-roll said; of a host that has no site-roll, nothing is known."""
+    return [line for line in status["stdout_lines"] if re.match(r"[^ ]+: ", line)]
+
+
+def canary(statuses: dict[str, dict]) -> str:
+    """The host that goes first and is watched; none where some host already runs what is wanted, or nobody serves yet."""
+    told = {host: reasons(status) for host, status in statuses.items() if is_there(status)}
+    return next(iter(told), "") if all(told.values()) and any(NEW not in lines for lines in told.values()) else ""
+
+
+def is_there(status: dict) -> bool:
+    """Whether the host has a site-roll; a blank one has none."""
+    return not status["stdout"].startswith("skipped")
 
 
 def told_of_a_bad_release(result: dict, host: str, options: list[str]) -> str:
@@ -38,5 +54,7 @@ class FilterModule:
             "this_deploy": this_deploy,
             "smoke_tests": smoke_tests,
             "canary": canary,
+            "reasons": reasons,
+            "is_there": is_there,
             "told_of_a_bad_release": told_of_a_bad_release,
         }

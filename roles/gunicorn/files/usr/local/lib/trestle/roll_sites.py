@@ -107,8 +107,10 @@ class Site:
         self.digest = configuration_digest(self.root / "etc")
 
     def want(self, setup: Setup) -> None:
-        """From now on that is what is wanted."""
-        self.wanted, self.digest = Path(setup.release).name, configuration_digest(self.root / setup.configuration)
+        """From now on that is what is wanted; nothing, where it is empty."""
+        self.wanted = Path(setup.release).name
+        if setup.configuration:
+            self.digest = configuration_digest(self.root / setup.configuration)
 
     def setup(self) -> Setup:
         """What its programs are started from now; empty where they never were."""
