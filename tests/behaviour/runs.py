@@ -114,14 +114,16 @@ class Visitor(_Watch):
 
     def __init__(self, front, url: str, patience: float = 5):
         self.front, self.url, self.patience = front, url, patience
-        self.served, self.failures = 0, []
+        self.served, self.failures, self.slowest = 0, [], 0.0
 
     def look(self) -> None:
+        began = time.monotonic()
         try:
             with self.front.session() as session:
                 answer = str(session.get(self.url, timeout=self.patience).status_code)
         except requests.RequestException as error:
             answer = type(error).__name__
+        self.slowest = max(self.slowest, time.monotonic() - began)
         if answer == "200":
             self.served += 1
         else:

@@ -240,7 +240,7 @@ def test_a_switchover_moves_the_primary_fails_no_get_and_writes_resume_through_e
         assert (state[new]["Role"], state[old]["State"]) == ("Leader", "streaming"), state
         assert all(wait(5, lambda w=writer: w.written(w.now() - 1)) for writer in writers.values()), told(host)
         gaps = {name: round(writer.longest_gap(began), 1) for name, writer in writers.items()}
-    print(f"seconds without a write: {gaps}")
+    print(f"seconds without a write: {gaps}; the slowest page took {visitor.slowest:.1f} s")
     assert max(gaps.values()) < SWITCHOVER_SECONDS, f"{gaps}\n{told(host)}"
     assert visitor.served > 10 and not visitor.failures, visitor.failures
 

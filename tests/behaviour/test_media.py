@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import io
 import re
+import statistics
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import test_site
@@ -191,6 +193,27 @@ def test_that_a_file_is_nowhere_is_told_in_time_while_a_peer_is_frozen(lab, medi
     finally:
         container.unpause()
     assert seconds[0] < 4 and seconds[1] < 1, seconds
+
+
+@pytest.mark.skipif(not is_spare("media"), reason="this environment has one media host")
+def test_a_file_is_served_in_time_while_a_media_host_is_frozen(lab, front, settings, site, uploaded):
+    container, url = lab.containers()[hosts_of("media")[-1]], f"https://{settings['sites'][site]['domains'][0]}"
+
+    def ask(_) -> tuple[int, float]:
+        begun = time.monotonic()
+        with front.session() as session:
+            status = session.get(f"{url}/media/{uploaded}", timeout=30).status_code
+        return status, time.monotonic() - begun
+
+    with ThreadPoolExecutor(4) as visitors:
+        container.pause()
+        try:
+            answers = list(visitors.map(ask, range(40)))
+        finally:
+            container.unpause()
+    seconds = sorted(seconds for _, seconds in answers)
+    assert {status for status, _ in answers} == {200}
+    assert seconds[-1] < 6 and statistics.median(seconds) < 1, seconds
 
 
 @pytest.mark.skipif(not is_spare("media"), reason="this environment has one media host")

@@ -25,7 +25,7 @@ def reasons(status: dict) -> list[str]:
 
 
 def canary(statuses: dict[str, dict]) -> str:
-    """The host that goes first and is watched; none where some host already runs what is wanted, or nobody serves yet."""
+    """The host that goes first and is watched; none where some host already runs what is wanted, or none serves yet."""
     told = {host: reasons(status) for host, status in statuses.items() if is_there(status)}
     return next(iter(told), "") if all(told.values()) and any(NEW not in lines for lines in told.values()) else ""
 
