@@ -19,6 +19,7 @@ from conftest import ENV, hosts_of, long
 from runs import Visitor, ansible_playbook, changes, wait
 
 from plugins.filter.trestle import complete_sites
+from tests import offers
 
 DB, WEB = hosts_of("db"), hosts_of("web")
 SWITCHOVER_SECONDS, HEALTH_SECONDS = 10, 90
@@ -26,6 +27,7 @@ SWITCHOVER_SECONDS, HEALTH_SECONDS = 10, 90
 HELD_SECONDS = 20
 TABLE = "trestle_test"
 KILLS = 10
+PACKAGE = "postgresql-17"
 PATRONICTL = "patronictl -c /etc/patroni/config.yml"
 
 several = pytest.mark.skipif(len(DB) < 2, reason="one host has nobody to switch to")
@@ -351,28 +353,37 @@ def set_everywhere(host, setting: str, value) -> None:
     time.sleep(12)  # each member goes through its loop
 
 
+def versions(host) -> dict[str, str]:
+    return {name: host(name).check_output("dpkg-query -W -f '${Version}' %s", PACKAGE) for name in DB}
+
+
 def settings_of(host, setting: str) -> set[str]:
     return {postgres(host(name), "postgres", f"SHOW {setting}") for name in DB}
 
 
 @long
 @several
-def test_a_setting_that_waits_for_a_restart_is_rolled_out_and_a_second_run_changes_nothing(host, front, url):
+def test_an_upgrade_and_a_setting_are_rolled_out_and_a_second_run_changes_nothing(host, front, url):
     assert wait(HEALTH_SECONDS, lambda: healthy(host), 1), told(host)
     setting, old = "max_locks_per_transaction", leader(host)
-    before = settings_of(host, setting)
+    before, packages = settings_of(host, setting), versions(host)
     assert len(before) == 1
     set_everywhere(host, setting, 96)
+    for name in DB:
+        host(name).check_output(offers.offer([PACKAGE]))
     try:
         with Visitor(front, url, HELD_SECONDS) as visitor:
             done = ansible_playbook(ENV, "playbooks/rolling_postgres.yml", fast=True)
         assert done.returncode == 0, done.stdout[-4000:] + told(host)
         assert settings_of(host, setting) == {"96"}
+        assert versions(host) == {name: version + offers.HIGHER for name, version in packages.items()}
         assert leader(host) != old and healthy(host), told(host)
         assert visitor.served > 20 and not visitor.failures, visitor.failures
         again = ansible_playbook(ENV, "playbooks/rolling_postgres.yml", fast=True)
         assert again.returncode == 0 and not changes(again.stdout), changes(again.stdout)
     finally:
+        for name in DB:
+            host(name).check_output(offers.WITHDRAW)
         # What a standby must not have less of than its primary goes down on the primary first.
         set_everywhere(host, setting, "null")
         down = ansible_playbook(ENV, "playbooks/rolling_postgres.yml", fast=True)
