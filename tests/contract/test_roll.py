@@ -327,7 +327,23 @@ def test_a_bad_release_goes_back_beside_a_site_that_is_new(site, rolled, roll, m
     monkeypatch.setattr(shop, "log", lambda since: [])
     said = once.run()
     assert said["failed"] == "shop answers with status 500 to /" and said["back"] is True
-    assert shop.setup() == before and blog.wanted == "", "what is new runs no more"
+    assert shop.setup() == before and blog.setup() == roll.Site("blog", blog.root.parent).setup() == ("", "")
+    assert blog.wanted == "", "what is new runs no more"
+
+
+def test_what_cannot_be_laid_out_drains_no_host(site, rolled, roll, monkeypatch):
+    shop, flags = site(), []
+    shop.switch(shop.wanted_setup())
+    shop.wanted = "a2"
+    once = rolled([shop])
+    monkeypatch.setattr(roll.Pool, "change", lambda self, flag, *_: flags.append(flag))
+
+    def full():
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(shop, "wanted_setup", full)
+    said = once.run()
+    assert "No space left" in said["failed"] and said["back"] is True and flags == []
 
 
 def test_nothing_is_forgiven_where_nothing_answered_before(site, rolled, gunicorn, monkeypatch):

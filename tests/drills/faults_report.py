@@ -45,7 +45,10 @@ def row(name: str, steps: list[dict]) -> list[str]:
         str(sum(step["first_failures"] for step in steps)),
         str(sum(step["writes_failed"] for step in steps)),
         # An earlier drill's state has them not apart.
-        *(seconds(max(step.get(f"slowest_{kind}", inf) for step in steps)) for kind in ("get", "write")),
+        *(
+            seconds(max((step[key] for step in steps if key in step), default=None))
+            for key in ("slowest_get", "slowest_write")
+        ),
         middle_and_worst([step["without_writes"] for step in steps]),
         middle_and_worst([step["whole"] - step["back"] for step in steps if step["whole"]]),
         str(sum(step["lost"] for step in steps)),

@@ -143,6 +143,11 @@ class Site:
             if folder.name not in kept and folder.stat().st_mtime < time.time() - 24 * 60 * 60:
                 shutil.rmtree(folder)
 
+    def leave(self) -> None:
+        """Point at nothing, as before its first release."""
+        for link in ("current", "configuration"):
+            (self.root / link).unlink(missing_ok=True)
+
     def get(self, path: str, host: str = "", timeout: float = 2) -> tuple[int, bytes]:
         """Status and body of an answer of this site's gunicorn; status 0 where there is none."""
         lines = shlex.split((self.root / "etc/environment").read_text(), comments=True)
