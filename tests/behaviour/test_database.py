@@ -22,9 +22,9 @@ from plugins.filter.trestle import complete_sites
 from tests import offers
 
 DB, WEB = hosts_of("db"), hosts_of("web")
-SWITCHOVER_SECONDS, HEALTH_SECONDS = 6, 90
+SWITCHOVER_SECONDS, HEALTH_SECONDS = 8, 90
 # So long may a page wait at the load balancers while the primary moves.
-HELD_SECONDS = 8
+HELD_SECONDS = 20
 TABLE = "trestle_test"
 KILLS = 10
 PACKAGE = "postgresql-17"

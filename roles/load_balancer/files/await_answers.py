@@ -29,11 +29,9 @@ def main(seconds: float) -> None:
     backends = [backend for members in json.loads(POOL_FILE.read_text()).values() for backend in members]
     deadline, quiet = time.monotonic() + seconds, 0
     with ThreadPoolExecutor(max_workers=64) as executor:
-        while True:
+        while quiet < LOOKS:
             count = under_way(backends, executor)
             quiet = 0 if count else quiet + 1
-            if quiet == LOOKS:
-                return
             if time.monotonic() > deadline:
                 print(f"after {seconds:g} s {count} requests are not answered")
                 return
