@@ -116,11 +116,16 @@ def to_record(releases: list[dict], sites: list[dict], kind: str, by: str, now: 
     ]
 
 
+def releases_on(told: dict[str, dict], site: str) -> dict[str, dict]:
+    """The site's releases on each host; a host may not have the site yet."""
+    return {host: state["sites"].get(site, {}).get("releases", {}) for host, state in told.items()}
+
+
 def there(told: dict[str, dict], site: str) -> dict[str, dict]:
     """The finished releases of any host: ``{id: {version, configuration, since}}``, the last one current first."""
     found = {}
-    for host in told.values():
-        for release, state in host["sites"].get(site, {}).get("releases", {}).items():
+    for releases in releases_on(told, site).values():
+        for release, state in releases.items():
             known = found.setdefault(release, {"version": state["version"], "configuration": "", "since": 0})
             known["configuration"] = (state["configurations"] or [known["configuration"]])[-1]
             known["installed"] = max(state["installed"], known.get("installed", 0))
@@ -183,10 +188,9 @@ def rollback_problem(told: dict[str, dict], sites: list[dict], named: str, wante
 
 def lacking(told: dict[str, dict], release: dict) -> list[str]:
     """The hosts that must install a release."""
-    here = {host: state["sites"].get(release["site"], {}).get("releases", {}) for host, state in told.items()}
     return [
         host
-        for host, releases in here.items()
+        for host, releases in releases_on(told, release["site"]).items()
         if release["configuration"] not in releases.get(release["id"], {"configurations": []})["configurations"]
     ]
 
@@ -220,8 +224,8 @@ def files_wanted(told: dict[str, dict], releases: list[dict]) -> list[dict]:
 def holder_of_both(told: dict[str, dict], release: dict, default: str) -> str:
     """A host on which a release can be compared with the one that it replaces."""
     both = {release["id"], release["from"]}
-    releases = {host: state["sites"].get(release["site"], {}).get("releases", {}) for host, state in told.items()}
-    return next((host for host, there in releases.items() if both <= there.keys()), default)
+    hosts = (host for host, releases in releases_on(told, release["site"]).items() if both <= releases.keys())
+    return next(hosts, default)
 
 
 def rollback_told(releases: list[dict], compared: list[dict]) -> list[str]:
