@@ -98,10 +98,12 @@ def test_a_host_that_missed_a_deploy_stays_out(web1, web2, web3, late):
 
 ANSWERS: dict[str, tuple[int, str]] = {}
 TOLD: list[dict] = []
+ASKED: list[str | None] = []
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
+        ASKED.append(self.headers["X-Trestle-Pool"])
         status, text = ANSWERS["ready"]
         self.send_response(status)
         self.end_headers()
@@ -131,6 +133,18 @@ def test_a_round_asks_every_backend_and_forgets_those_that_left(server):
         before = {("blog", "gone"): checker.State("down", 5)}
         after = checker.check({"blog": [backend]}, before, executor)
     assert {key: state.name for key, state in after.items()} == {("blog", "web1"): "drained"}
+
+
+def test_a_host_is_told_how_it_is_in_the_pool_and_how_many_others_serve(server):
+    hosts = {"web1": "canary", "web2": "up", "web3": "down", "web4": "outdated"}
+    before = {("blog", host): checker.State(name) for host, name in hosts.items()} | {("shop", "web1"): checker.State()}
+    ASKED.clear()
+    with ThreadPoolExecutor() as executor:
+        for heard in (True, False):
+            pool = {"blog": [{"host": "web1", "address": "127.0.0.1", "port": server.server_port}]}
+            checker.check(pool, before, executor, heard)
+        checker.check({"new": pool["blog"]}, before, executor, True)
+    assert ASKED == ["canary 2/3", None, None]
 
 
 @pytest.mark.parametrize(

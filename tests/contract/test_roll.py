@@ -75,7 +75,7 @@ def site(roll, gunicorn, tmp_path, monkeypatch):
         if not etc.exists():
             etc.mkdir(parents=True)
             (etc / "environment").write_text(f"GUNICORN_BIND=127.0.0.1:{gunicorn.server_port}\nVALUE=one")
-            (etc / "programs.json").write_text('[{"name": "gunicorn"}]')
+            (etc / "programs.json").write_text('[{"name": "gunicorn", "memory_limit": null}]')
         return module.Site(argument, tmp_path)
 
     return make
@@ -250,6 +250,19 @@ def test_another_program_may_end_by_itself_but_not_fail(site, checks, gunicorn, 
         watch.look()
 
 
+@pytest.mark.parametrize(("limit", "bad"), [(1, True), (2**50, False), (None, False)])
+def test_a_program_that_grows_past_its_limit_and_would_end_well(site, checks, gunicorn, limit, bad):
+    gunicorn.answers["/health/live"] = counted(0, 0)
+    shop = site()
+    (shop.root / "etc/programs.json").write_text(json.dumps([{"name": "tidy", "memory_limit": limit}]))
+    watch = checks.Watch(shop, Supervisor(entry(name="shop-tidy")), SETTINGS, {})
+    if bad:
+        with pytest.raises(checks.Bad, match=r"shop grows past a memory limit: tidy uses \d+ MB of 0"):
+            watch.look()
+    else:
+        watch.look()
+
+
 def test_silence_is_noticed_at_the_second_time(site, checks, gunicorn):
     gunicorn.answers["/health/live"] = counted(0, 0)
     watch = checks.Watch(site(), Supervisor(entry()), SETTINGS, {})
@@ -268,7 +281,7 @@ def rolled(roll, monkeypatch, tmp_path):
         monkeypatch.setattr(roll, name, tmp_path / name)
     watched = []
     monkeypatch.setattr(roll, "watch", lambda watches, seconds: watched.append(seconds))
-    monkeypatch.setattr(roll.Pool, "change", lambda *_: None)
+    monkeypatch.setattr(roll.Pool, "change", lambda *_: {})
 
     def make(sites: list, canary: bool = True):
         settings = {"load_balancers": [], "canary_seconds": 10, "sites": {each.name: SETTINGS for each in sites}}
@@ -358,28 +371,63 @@ def test_nothing_is_forgiven_where_nothing_answered_before(site, rolled, gunicor
     assert "failed" not in rolled([shop]).run(), "it was broken before"
 
 
+def test_a_host_that_a_load_balancer_does_not_find_ready_goes_back(site, rolled, monkeypatch, roll):
+    shop = site()
+    shop.switch(shop.wanted_setup())
+    before, shop.wanted = shop.setup(), "a2"
+    monkeypatch.setattr(shop, "log", lambda since: [])
+    said = {False: {shop: "192.0.2.1 has it as down"}, True: {}}
+    monkeypatch.setattr(roll.Pool, "change", lambda self, flag, raised, seconds=None: said[raised])
+    told = rolled([shop], canary=False).run()
+    assert "is ready, but the load balancer 192.0.2.1 has it as down" in told["failed"]
+    assert (told["back"], shop.setup()) == (True, before)
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_the_last_host_that_serves_a_site_is_not_drained(site, rolled, roll, monkeypatch, last):
+    shop, changed = site(), []
+    monkeypatch.setattr(roll, "OTHERS_SECONDS", 0.5)
+    monkeypatch.setattr(roll.Pool, "alone", lambda _: {shop: "192.0.2.1"})
+    monkeypatch.setattr(roll.Pool, "change", lambda _, flag, *rest: changed.append(flag) or {})
+    once = rolled([shop])
+    once.last = last
+    told = once.run()
+    assert (told["changed"], bool(changed)) == (last, last)
+    if not last:
+        sentence = deploys.told_of_a_bad_release(told, "web1", ["--canary"]).splitlines()[0]
+        assert "shop is served by no other web host, says the load balancer 192.0.2.1" in sentence
+        assert "roll_last=true" in sentence and "nothing was changed there" in sentence
+
+
 # The pool
 
 
 @pytest.fixture
-def pool(roll, site, monkeypatch):
+def pool(roll, site, monkeypatch, tmp_path):
     shop = site()
+    for name in ("DRAIN", "CANARY"):
+        monkeypatch.setattr(roll, name, tmp_path / name)
+    roll.DRAIN.mkdir()
     questions = shop.root / "tmp/questions"
     questions.mkdir(parents=True)
     monkeypatch.setattr(roll, "SEEN_SECONDS", 2)
+    monkeypatch.setattr(roll, "READY_SECONDS", 2)
 
     class Asking(threading.Thread):
-        """A load balancer that asks every ``seconds``."""
+        """A load balancer that asks every ``seconds``, and says ``told``."""
 
-        def __init__(self, address: str, seconds: float):
+        def __init__(self, address: str, seconds: float, told: str = ""):
             super().__init__(daemon=True)
-            self.file, self.seconds, self.asked = questions / address, seconds, []
-            self.file.touch()
+            self.file, self.seconds, self.asked, self.told = questions / address, seconds, [], told
+            self.file.write_text(told)
             self.start()
 
         def run(self):
             while not time.sleep(self.seconds):
-                self.file.touch()
+                # As trestle_wsgi does: never an empty file between.
+                with self.file.open("r+") as file:
+                    file.write(self.told.ljust(32))
+                os.utime(self.file)
                 self.asked.append(time.time())
 
     return roll.Pool([shop], ["192.0.2.1", "192.0.2.2"]), Asking, questions
@@ -389,11 +437,69 @@ def test_a_drain_waits_until_each_load_balancer_has_asked_twice(pool, tmp_path):
     pool, asking, _ = pool
     one, two = asking("192.0.2.1", 0.1), asking("192.0.2.2", 0.3)
     begun = time.time()
-    pool.change(tmp_path / "flag", True)
+    pool.change(tmp_path / "DRAIN/flag", True)
     ended = time.time()
     for balancer in (one, two):
         assert len([moment for moment in balancer.asked if begun < moment < ended]) >= 2
     assert ended - begun < 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "raised", "before", "after"),
+    [
+        (["DRAIN/deploy"], True, "up 2/2", "drained 2/2"),
+        (["DRAIN/deploy"], True, "up 2/2", "down 2/2"),
+        (["DRAIN/deploy"], False, "drained 2/2", "up 2/2"),
+        (["DRAIN/deploy"], False, "drained 2/2", "outdated 2/2"),
+        (["DRAIN/deploy", "CANARY"], False, "drained 2/2", "canary 2/2"),
+        (["CANARY"], False, "canary 2/2", "up 2/2"),
+    ],
+)
+def test_a_change_waits_until_a_load_balancer_has_the_host_so(pool, tmp_path, flags, raised, before, after):
+    pool, asking, _ = pool
+    for flag in flags[raised:]:
+        (tmp_path / flag).touch()
+    one = asking("192.0.2.1", 0.1, before)
+    later = threading.Timer(0.7, lambda: setattr(one, "told", after))
+    later.start()
+    begun = time.time()
+    assert pool.change(tmp_path / flags[0], raised) == {}
+    assert 0.7 < time.time() - begun < 1.5
+
+
+def test_one_that_has_it_otherwise_is_named(pool, tmp_path):
+    pool, asking, _ = pool
+    asking("192.0.2.1", 0.1, "up 2/2"), asking("192.0.2.2", 0.1, "down 2/2")
+    (tmp_path / "DRAIN/deploy").touch()
+    assert list(pool.change(tmp_path / "DRAIN/deploy", False).values()) == ["192.0.2.2 has it as down"]
+
+
+def test_another_flag_keeps_it_drained_and_that_is_not_waited_for(pool, tmp_path):
+    pool, asking, _ = pool
+    asking("192.0.2.1", 0.1, "drained 2/2")
+    for name in ("manual", "deploy"):
+        (tmp_path / "DRAIN" / name).touch()
+    begun = time.time()
+    assert pool.change(tmp_path / "DRAIN/deploy", False) == {}
+    assert time.time() - begun < 1
+
+
+@pytest.mark.parametrize(
+    ("told", "alone"),
+    [
+        (["up 0/2", "up 2/2"], True),
+        (["canary 0/1"], True),
+        (["up 1/2", "up 2/2"], False),
+        (["up 0/0"], False),  # there is one web host
+        (["down 0/2"], False),  # it serves nobody itself
+        (["", ""], False),
+    ],
+)
+def test_the_load_balancers_say_whether_a_host_serves_alone(pool, told, alone):
+    pool, asking, _ = pool
+    for number, said in enumerate(told, 1):
+        asking(f"192.0.2.{number}", 0.1, said)
+    assert list(pool.alone().values()) == ["192.0.2.1"] * alone
 
 
 def test_a_load_balancer_that_is_down_is_not_waited_for(pool, tmp_path):
@@ -402,7 +508,7 @@ def test_a_load_balancer_that_is_down_is_not_waited_for(pool, tmp_path):
     (questions / "192.0.2.2").touch()
     os.utime(questions / "192.0.2.2", (0, 0))
     begun = time.time()
-    pool.change(tmp_path / "flag", True)
+    pool.change(tmp_path / "DRAIN/flag", True)
     assert time.time() - begun < 1
 
 
@@ -410,7 +516,7 @@ def test_one_that_dies_meanwhile_holds_nothing_up_for_ever(pool, tmp_path):
     pool, _, questions = pool
     (questions / "192.0.2.1").touch()
     begun = time.time()
-    pool.change(tmp_path / "flag", True)
+    pool.change(tmp_path / "DRAIN/flag", True)
     assert 1.9 < time.time() - begun < 3
 
 
@@ -418,7 +524,7 @@ def test_where_nobody_was_noted_it_takes_the_time_that_a_question_may_take(pool,
     gunicorn.answers["/health/live"] = counted(0, 0)
     monkeypatch.setattr(roll, "ASKING_SECONDS", 1)
     begun = time.time()
-    pool[0].change(tmp_path / "flag", True)
+    pool[0].change(tmp_path / "DRAIN/flag", True)
     assert 1 <= time.time() - begun < 2
 
 
@@ -426,7 +532,7 @@ def test_a_flag_that_is_as_it_should_be_is_nothing_to_wait_for(pool, tmp_path):
     pool, _, questions = pool
     (questions / "192.0.2.1").touch()
     begun = time.time()
-    pool.change(tmp_path / "flag", False)
+    pool.change(tmp_path / "DRAIN/flag", False)
     assert time.time() - begun < 0.5
 
 
@@ -465,7 +571,7 @@ def test_what_serves_nobody_yet_says_so(site, roll, monkeypatch):
 
 
 def test_a_bad_release_is_told_in_a_sentence_with_the_lines_that_tell_why():
-    result = {"failed": "shop does not start", "back": True, "log": ["ImportError: no"]}
+    result = {"changed": True, "failed": "shop does not start", "back": True, "log": ["ImportError: no"]}
     assert deploys.told_of_a_bad_release(result, "web1", ["--canary"]).splitlines() == [
         "web1: shop does not start: it went back to what ran before. No other host was touched.",
         "The last of its logs:",

@@ -42,9 +42,9 @@ def get(wrapper, tmp_path):
 
     application = wrapper.Health(project, IDENTITY, str(tmp_path / "questions"))
 
-    def ask(path, method="GET"):
+    def ask(path, method="GET", **headers):
         said = []
-        environ = {"PATH_INFO": path, "REQUEST_METHOD": method, "REMOTE_ADDR": "192.0.2.7"}
+        environ = {"PATH_INFO": path, "REQUEST_METHOD": method, "REMOTE_ADDR": "192.0.2.7", **headers}
         body = b"".join(application(environ, lambda status, headers: said.append(status)))
         return int(said[0].split()[0]), body
 
@@ -91,7 +91,7 @@ def test_live_counts_what_is_under_way_but_not_of_a_worker_that_died(wrapper, tm
     assert counters.totals()["under_way"] == 0
 
 
-def test_ready_notes_who_asked_and_when(get, tmp_path):
+def test_ready_notes_who_asked_when_and_what_was_said(get, wrapper, tmp_path):
     get("/health/ready")
     (noted,) = (tmp_path / "questions").iterdir()
     first = noted.stat().st_mtime_ns
@@ -99,6 +99,9 @@ def test_ready_notes_who_asked_and_when(get, tmp_path):
     time.sleep(0.02)
     get("/health/ready")
     assert noted.stat().st_mtime_ns > first
+    for told in ("outdated 2/2", "up 1/2", "", "x" * 1000):
+        get("/health/ready", HTTP_X_TRESTLE_POOL=told)
+        assert noted.read_text().strip() == told[: wrapper.TOLD_BYTES]
 
 
 def test_a_host_whose_release_is_watched_says_so(get, wrapper):

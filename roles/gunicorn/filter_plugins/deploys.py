@@ -39,11 +39,12 @@ def told_of_a_bad_release(result: dict, host: str, options: list[str]) -> str:
     """What to say of a failed roll: the sentence, and the log lines that tell why; nothing of a good one."""
     if "failed" not in result:
         return ""
-    outcome = (
-        "it went back to what ran before"
-        if result["back"]
-        else "it stays drained, since there is nothing before it that runs"
-    )
+    if not result["changed"]:
+        outcome = "nothing was changed there"
+    elif result["back"]:
+        outcome = "it went back to what ran before"
+    else:
+        outcome = "it stays drained, since there is nothing before it that runs"
     others = " No other host was touched." if options else ""
     return "\n".join([f"{host}: {result['failed']}: {outcome}.{others}", "The last of its logs:", *result["log"]])
 

@@ -26,6 +26,8 @@ PERIOD_SECONDS = 0.5
 AGAIN_SECONDS = 0.1
 TIMEOUT_SECONDS = 1.0
 FAILURES_ALLOWED = 1
+# An earlier release serves where nothing else does.
+SERVE = ("up", "outdated")
 # A readiness answer is a few hundred bytes; a project that answers in its place is not to be read to the end.
 ANSWER_BYTES = 4096
 
@@ -93,10 +95,11 @@ def outdated(answers: dict[str, Answer]) -> set[str]:
     }
 
 
-def ask(address: str, port: int, path: str = "ready") -> Answer:
+def ask(address: str, port: int, path: str = "ready", told: str = "") -> Answer:
     connection = http.client.HTTPConnection(address, port, timeout=TIMEOUT_SECONDS)
     try:
-        connection.request("GET", f"/health/{path}", headers={"Connection": "close"})
+        headers = {"X-Trestle-Pool": told} if told else {}
+        connection.request("GET", f"/health/{path}", headers={"Connection": "close", **headers})
         response = connection.getresponse()
         return Answer(response.status, response.read(ANSWER_BYTES).decode(errors="replace"))
     except (OSError, http.client.HTTPException) as error:
@@ -120,10 +123,19 @@ def tell(states: dict[tuple[str, str], State], perlbal: str = "down") -> None:
         raise http.client.HTTPException(f"status {status}")
 
 
-def check(pool: dict, states: dict, executor: ThreadPoolExecutor) -> dict[tuple[str, str], State]:
-    """One round: the new state of every backend of the pool; what left the pool is forgotten."""
+def told(states: dict[tuple[str, str], State], site: str, host: str) -> str:
+    """What nginx has of a host, for the host itself: its state, and how many of the others can serve the site."""
+    others = [state.name in SERVE for (of, name), state in states.items() if of == site and name != host]
+    return f"{states[site, host].name} {sum(others)}/{len(others)}" if (site, host) in states else ""
+
+
+def check(pool: dict, states: dict, executor: ThreadPoolExecutor, heard: bool = False) -> dict[tuple[str, str], State]:
+    """One round: the new state of every backend of the pool; what left the pool is forgotten. ``heard`` is whether
+    nginx has the states of the round before."""
     backends = [(site, backend) for site, members in pool.items() for backend in members]
-    asked = executor.map(lambda b: ask(b[1]["address"], b[1]["port"]), backends)
+    asked = executor.map(
+        lambda b: ask(b[1]["address"], b[1]["port"], told=told(states, b[0], b[1]["host"]) if heard else ""), backends
+    )
     answers: dict[str, dict[str, Answer]] = {}
     for (site, backend), answer in zip(backends, asked, strict=True):
         answers.setdefault(site, {})[backend["host"]] = answer
@@ -200,7 +212,7 @@ def main() -> None:
         while True:
             begun = time.monotonic()
             pool = json.loads(POOL_FILE.read_text())
-            before, states = states, check(pool, states, executor)
+            before, states = states, check(pool, states, executor, nginx.hears)
             if perlbal:
                 perlbal.say(steer, pool, states)
             nginx.say(tell, states, "up" if perlbal and perlbal.hears else "down")

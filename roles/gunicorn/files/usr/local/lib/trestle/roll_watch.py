@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 from host_processes import processes
-from roll_sites import Site, Supervisor
+from roll_sites import Site, Supervisor, load
 
+memory_limit = load("memory-limit")
 PERIOD_SECONDS = 0.5
 # So many answers with an error are no accident, whatever the share.
 ERRORS_ALLOWED = 2
@@ -60,7 +62,7 @@ def prove(site: Site, settings: dict, known: dict[str, int]) -> None:
 
 
 class Watch:
-    """One site while it gets visitors: answers with errors, workers and processes that were lost."""
+    """One site while it gets visitors: answers with errors, workers and processes that were lost or grow too large."""
 
     def __init__(self, site: Site, supervisor: Supervisor, settings: dict, known: dict[str, int]):
         self.site, self.supervisor, self.settings, self.known = site, supervisor, settings, known
@@ -84,8 +86,17 @@ class Watch:
         return found
 
     def look(self) -> None:
+        self.look_at_memory()
         self.look_at_processes()
         self.look_at_answers()
+
+    def look_at_memory(self) -> None:
+        """Before memory-limit acts: a program that it stops may end well, and is started again."""
+        running = [entry for entry in self.supervisor.processes(self.site.name) if entry["pid"]]
+        programs = {self.site.name: json.loads((self.site.root / "etc/programs.json").read_text())}
+        for excess in memory_limit.excesses(running, programs, processes()):
+            used, limit = (size // memory_limit.MB for size in (excess.process.rss, excess.program["memory_limit"]))
+            raise Bad(self.site, f"grows past a memory limit: {excess.program['name']} uses {used} MB of {limit}")
 
     def look_at_processes(self) -> None:
         for pid in set(self.workers) - set(self.processes()):

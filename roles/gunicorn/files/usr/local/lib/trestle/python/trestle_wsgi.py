@@ -25,6 +25,7 @@ CANARY_FILE = "/var/lib/trestle/canary"
 # A page waits for the database so much less than a load balancer waits for the page.
 MARGIN_SECONDS = 5
 DEPLOY_FILE = "/var/lib/trestle/deploy"
+TOLD_BYTES = 32
 
 
 def drained():
@@ -35,12 +36,16 @@ def drained():
         return False
 
 
-def note_question(folder, address):
-    """When this address last asked whether the host is ready: site-roll waits until the load balancers have."""
+def note_question(folder, address, told):
+    """When this address last asked whether the host is ready, and what it said of it: site-roll waits for that."""
     try:
         os.makedirs(folder, exist_ok=True)
-        with open(os.path.join(folder, address.replace("/", "")), "w") as file:
-            os.utime(file.fileno())
+        file = os.open(os.path.join(folder, address.replace("/", "")), os.O_WRONLY | os.O_CREAT, 0o644)
+        try:
+            # Over what was there, so that nobody finds half of it.
+            os.pwrite(file, told[:TOLD_BYTES].ljust(TOLD_BYTES).encode("ascii", "replace"), 0)
+        finally:
+            os.close(file)
     except OSError:
         # A full disk must not make a host unready.
         pass
@@ -130,9 +135,9 @@ class Health:
         self.project, self.identity, self.questions = project, identity, questions
         self.counters = Counters()
 
-    def ready(self, address):
+    def ready(self, address, told):
         # First: who is noted has been answered with what was so after that.
-        note_question(self.questions, address)
+        note_question(self.questions, address, told)
         reasons = ["drained"] if drained() else []
         canary = {"canary": True} if os.path.exists(CANARY_FILE) else {}
         return {
@@ -183,7 +188,7 @@ class Health:
         if path == "/health/live":
             status, answer = "200 OK", {**self.identity, "requests": self.counters.totals()}
         elif path == "/health/ready":
-            answer = self.ready(environ.get("REMOTE_ADDR", ""))
+            answer = self.ready(environ.get("REMOTE_ADDR", ""), environ.get("HTTP_X_TRESTLE_POOL", ""))
             status = "200 OK" if answer["ready"] else "503 Service Unavailable"
         elif environ.pop("HTTP_X_TRESTLE_FIRST_TRY", ""):
             return self.first_try(environ, start_response)
