@@ -98,6 +98,18 @@ UNSAFE = [
     operation("sql_index", "RunSQL('CREATE INDEX by_body ON news_story (body)')", "CONCURRENTLY"),
     operation("sql_drop_column", "RunSQL('ALTER TABLE news_story DROP COLUMN slug')", USED),
     operation("sql_drop_table", "RunSQL('DROP TABLE news_story_tags')", USED),
+    operation("sql_drop_second_table", "RunSQL('DROP TABLE IF EXISTS news_plain, news_story_tags CASCADE')", USED),
+    operation("sql_lock_second_table", "RunSQL('CREATE TABLE own (id int); LOCK own, news_story')", "quiet hour"),
+    operation(
+        "sql_do",
+        "RunSQL('DO $$ BEGIN IF true THEN ALTER TABLE news_story DROP COLUMN slug; END IF; END $$')",
+        USED,
+    ),
+    operation(
+        "sql_do_hidden",
+        """RunSQL("DO LANGUAGE plpgsql $x$ BEGIN EXECUTE format('DROP TABLE %s', 'news_plain'); END $x$")""",
+        "nobody can say what it does",
+    ),
     operation("sql_type", "RunSQL('ALTER TABLE news_story ALTER COLUMN views TYPE bigint')", REWRITES),
     operation("sql_not_null", "RunSQL('ALTER TABLE news_author ALTER email SET NOT NULL')", "may still write NULL"),
     operation("sql_add_not_null", "RunSQL('ALTER TABLE news_tag ADD rank int NOT NULL')", "does not fill it"),
@@ -213,6 +225,8 @@ SAFE = [
     operation("sql_drop_unknown_column", "RunSQL('ALTER TABLE news_plain DROP COLUMN old')"),
     operation("sql_drop_unknown_table", "RunSQL('DROP TABLE news_plain')"),
     operation("sql_not_valid", "RunSQL('ALTER TABLE news_story ADD CONSTRAINT c CHECK (views >= 0) NOT VALID')"),
+    operation("sql_do_data", "RunSQL('DO $$ BEGIN UPDATE news_story SET views = 0 WHERE views < 0; END $$')"),
+    operation("sql_drop_unknown_tables", "RunSQL('DROP TABLE IF EXISTS news_plain, news_other')"),
     operation(
         "sql_in_words",
         """RunSQL("INSERT INTO news_tag (name) VALUES ('x; LOCK TABLE news_story'); -- DROP TABLE news_tag")""",

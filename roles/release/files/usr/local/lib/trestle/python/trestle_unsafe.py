@@ -36,6 +36,7 @@ WITH_INDEX = (
     "build a unique index CONCURRENTLY, and add it USING INDEX",
 )
 UNKNOWN = "see for yourself that it locks nothing and breaks nothing"
+HIDDEN = ("nobody can say what it does", UNKNOWN)
 
 BY_LIBRARY = {
     Unsafe.ADD_COLUMN_NOT_NULL: NOT_FILLED,
@@ -69,6 +70,10 @@ OF_ALTER_TABLE = [
     (r"\bADD (?:CONSTRAINT \S+ )?EXCLUDE\b", LOCKED),
     (r"\bSET (?:TABLESPACE|LOGGED|UNLOGGED)\b", LOCKED),
 ]
+# What may name several tables.
+SEVERAL = r"((?:DROP TABLE|TRUNCATE|LOCK)(?: TABLE)?(?: IF EXISTS)?(?: ONLY)? )(.*)"
+DO = r"\bDO\s+(?:LANGUAGE\s+\w+\s+)?\$(\w*)\$(.*?)\$\1\$"
+CONTROL = r"(?i)\b(?:BEGIN|THEN|ELSE|LOOP)\b"
 NOT_A_COLUMN = ("CONSTRAINT", "NOT", "DEFAULT", "IDENTITY", "EXPRESSION")
 
 
@@ -233,6 +238,8 @@ class Judge:
                 self.read(statement)
 
     def read(self, statement):
+        if re.match(r"EXECUTE\b", statement, re.IGNORECASE):
+            self.fault(HIDDEN)
         if made := re.match(rf"CREATE (?:UNLOGGED )?TABLE (?:IF NOT EXISTS )?{NAME}", statement, re.IGNORECASE):
             self.made.add(made[1])
         dropped = re.match(rf"DROP TABLE (?:IF EXISTS )?{NAME}", statement, re.IGNORECASE)
@@ -259,7 +266,14 @@ class Judge:
 
 
 def statements(sql):
-    """Of a script, each in one line, without comments, texts and the bodies of functions."""
-    for ignored, instead in ((r"--[^\n]*|/\*.*?\*/", " "), (r"\$(\w*)\$.*?\$\1\$|'(?:[^']|'')*'", "''")):
-        sql = re.sub(ignored, instead, sql, flags=re.DOTALL)
-    return [" ".join(part.split()) for part in sql.split(";")]
+    """Of a script, each in one line and of one table, without comments, texts and the bodies of functions; what DO does
+    is done at once, and is among them."""
+    sql = re.sub(r"--[^\n]*|/\*.*?\*/", " ", sql, flags=re.DOTALL)
+    sql = re.sub(DO, lambda found: f";{re.sub(CONTROL, ';', found[2])};", sql, flags=re.DOTALL | re.IGNORECASE)
+    sql = re.sub(r"\$(\w*)\$.*?\$\1\$|'(?:[^']|'')*'", "''", sql, flags=re.DOTALL)
+    for part in sql.split(";"):
+        statement = " ".join(part.split())
+        if several := re.match(SEVERAL, statement, re.IGNORECASE):
+            yield from (several[1] + name.strip() for name in several[2].split(","))
+        else:
+            yield statement
