@@ -520,6 +520,16 @@ def test_one_that_dies_meanwhile_holds_nothing_up_for_ever(pool, tmp_path):
     assert 1.9 < time.time() - begun < 3
 
 
+def test_one_that_dies_while_a_host_comes_back_is_waited_for_as_long_as_it_may_be_silent(pool, roll, monkeypatch):
+    pool, _, questions = pool
+    monkeypatch.setattr(roll, "ASKING_SECONDS", 0.5)
+    (questions / "192.0.2.1").write_text("drained 2/2")
+    (roll.DRAIN / "deploy").touch()
+    begun = time.time()
+    assert pool.change(roll.DRAIN / "deploy", False) == {}
+    assert time.time() - begun < 1
+
+
 def test_where_nobody_was_noted_it_takes_the_time_that_a_question_may_take(pool, roll, gunicorn, tmp_path, monkeypatch):
     gunicorn.answers["/health/live"] = counted(0, 0)
     monkeypatch.setattr(roll, "ASKING_SECONDS", 1)
