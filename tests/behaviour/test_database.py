@@ -253,6 +253,46 @@ def test_a_switchover_moves_the_primary_fails_no_get_and_writes_resume_through_e
         assert 0 < followed["own_seconds"] <= followed["seconds"] < SWITCHOVER_SECONDS, f"{name}: {followed}"
 
 
+@several
+def test_a_client_of_a_pgpool_child_that_does_not_end_with_a_change_of_the_primary_is_told(host, site):
+    """One that blocks itself while it ends looks the same from outside as one that is stopped."""
+    assert wait(HEALTH_SECONDS, lambda: healthy(host), 1), told(host)
+    web, unit = host(WEB[0]), f"trestle-client-{uuid.uuid4().hex[:8]}"
+    passwords = f"/run/{unit}.pgpass"
+    web.check_output(f"umask 077; echo '*:*:*:*:{site['database_password']}' > {passwords}")
+    dsn = f"host=127.0.0.1 user={site['database_user']} dbname={site['database']}"
+    run = f"systemd-run --quiet --collect --unit={unit} --setenv=PGPASSFILE={passwords}"
+    try:
+        web.check_output(f"{run} psql -X -c 'SELECT pg_sleep(300)' {shlex.quote(dsn)}")
+        client = web.check_output(f"systemctl show --property=MainPID --value {unit}")
+        connected = (
+            rf"ss -tnpH state established dst 127.0.0.1:5432 | grep 'pid={client},' | grep -oP '127.0.0.1:\K\d+(?= )'"
+        )
+        assert wait(10, lambda: web.run(connected).stdout.strip()), told(host)
+        port = web.check_output(connected).split()[0]
+        child = web.check_output(
+            f"ss -tnpH state established src 127.0.0.1:5432 dport = :{port} | grep -oP 'pid=\\K\\d+'"
+        )
+        web.check_output(f"kill -STOP {child}")
+        host(leader(host)).check_output(f"{PATRONICTL} switchover --force")
+        assert wait(HEALTH_SECONDS, lambda: healthy(host), 1), told(host)
+        assert wait(5, lambda: web.run(f"systemctl is-active {unit}").stdout.strip() != "active"), told(host)
+        assert f"child {child} of pgpool does not end: killed" in journal(web, "pgpool-follower")
+    finally:
+        web.run(f"systemctl stop {unit}; rm -f {passwords}")
+
+
+def test_a_pgpool_that_has_lost_its_sockets_is_started_anew(host, site):
+    """As one of its children does that is killed as soon as it was forked."""
+    assert wait(HEALTH_SECONDS, lambda: healthy(host), 1), told(host)
+    web = host(WEB[0])
+    pid = web.check_output("cat /run/pgpool/pgpool.pid")
+    assert wait(15, lambda: int(web.check_output(f"ps -o etimes= -p {pid}")) > 11, 1)
+    web.check_output("rm /run/pgpool/.s.PGSQL.* /run/pgpool/pgpool.pid; ipcrm --all=sem")
+    assert wait(HEALTH_SECONDS, lambda: web.run(f"test -d /proc/{pid}").rc == 1 and healthy(host), 1), told(host)
+    assert psql(web, site, "SELECT 1").stdout.strip() == "1"
+
+
 def main_backend(web) -> str:
     """The last that pgpool has said of it."""
     return web.run("journalctl -u pgpool2 -o cat -g '(new|Update) main node' -n 1").stdout.strip()

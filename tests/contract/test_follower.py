@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -214,6 +216,66 @@ def test_what_pgpool_answers(follower):
         (2, "10.0.0.3", False, False),
     ]
     assert follower.parse_pool("") == []
+
+
+@pytest.fixture
+def pgpool(follower, tmp_path, monkeypatch):
+    """A process with three children, of which one serves no client; ``pcp_proc_count`` says what ``known`` holds."""
+    script = "(exec -a 'pgpool: worker process' sleep 60) & sleep 60 & sleep 60 & wait"
+    with subprocess.Popen(["bash", "-c", script]) as main:
+        children = Path(f"/proc/{main.pid}/task/{main.pid}/children")
+        titles = []
+        while sum(title.startswith(("sleep", "pgpool")) for title in titles) < 3:
+            pids = children.read_text().split()
+            titles = [Path(f"/proc/{pid}/cmdline").read_text() for pid in pids]
+        (tmp_path / "pid").write_text(f"{main.pid}\n")
+        monkeypatch.setattr(follower, "PID_FILE", tmp_path / "pid")
+        main.known = [int(pid) for pid, title in zip(pids, titles, strict=True) if title.startswith("sleep")]
+        monkeypatch.setattr(follower, "pcp", lambda command: " ".join(map(str, main.known)))
+        yield main
+        for pid in children.read_text().split():
+            os.kill(int(pid), signal.SIGKILL)
+
+
+def test_a_child_that_pgpool_has_given_up_and_that_does_not_end_is_killed_at_the_second_look(follower, pgpool):
+    one, two = pgpool.known
+    assert follower.children(pgpool.pid) == {one, two}
+    leftovers = follower.Leftovers()
+    for known, alive in (
+        ([one, two], {one, two}),
+        ([one], {one, two}),
+        ([one, two], {one, two}),  # it was only being forked
+        ([one], {one, two}),
+        ([], {one, two}),  # pgpool gives no answer
+        ([one], {one}),
+    ):
+        pgpool.known = known
+        leftovers.kill()
+        time.sleep(0.05)
+        assert follower.children(pgpool.pid) == alive
+    assert len(Path(f"/proc/{pgpool.pid}/task/{pgpool.pid}/children").read_text().split()) == 2, "the worker is there"
+
+
+@pytest.mark.parametrize(("started", "alive"), [(0.0, False), (60.0, True)])
+def test_a_pgpool_without_its_sockets_is_killed_unless_it_only_starts(follower, monkeypatch, started, alive):
+    with subprocess.Popen(["sleep", "60"]) as process:
+        monkeypatch.setattr(follower, "main_process", lambda: process.pid)
+        monkeypatch.setattr(follower, "STARTED_SECONDS", started)
+        time.sleep(0.1)
+        follower.end_crippled()
+        time.sleep(0.1)
+        assert (process.poll() is None) == alive
+        process.kill()
+    follower.end_crippled()
+    monkeypatch.setattr(follower, "main_process", lambda: 0)
+    follower.end_crippled()
+
+
+def test_where_pgpool_is_stopped_nobody_is_killed(follower, tmp_path, monkeypatch):
+    monkeypatch.setattr(follower, "PID_FILE", tmp_path / "pid")
+    follower.Leftovers().kill()
+    (tmp_path / "pid").write_text("")
+    follower.Leftovers().kill()
 
 
 def test_the_summary_names_a_primary_only_where_both_agree(follower):

@@ -7,9 +7,11 @@ it is, asks pgpool (over PCP and its journal) what it believes, and corrects pgp
 seconds and what it tells of itself, so it may be restarted at any time.
 """
 
+import contextlib
 import json
 import os
 import re
+import signal
 import subprocess
 import time
 import urllib.error
@@ -21,6 +23,13 @@ from typing import NamedTuple
 PATRONI_PORT = 8008
 PCP = ["-h", "/run/pgpool", "-p", "9898", "-U", "pcp", "-w"]
 STATE = Path("/run/pgpool/follower.json")
+PID_FILE, SOCKET = Path("/run/pgpool/pgpool.pid"), Path("/run/pgpool/.s.PGSQL.9898")
+# pgpool's processes that serve no client, by their titles.
+NO_CHILD = r"pgpool: (health check|worker|PCP|watchdog|lifecheck|heartbeat)"
+# A change of the backends restarts pgpool's children. For so long after it is looked whether the old ones end.
+ENDING_SECONDS = 5.0
+# A pgpool that has run for so long has its socket, unless one of its children has removed that.
+STARTED_SECONDS, CRIPPLED_SECONDS = 10.0, 1.5
 # Between two rounds; and where nobody is the primary, which is soon to end, or something was just done.
 ROUND_SECONDS, HASTE_SECONDS = 1.0, 0.2
 # Two rounds; and a healthy standby does not stream for a while after a failover: that is no reason to detach it.
@@ -204,6 +213,61 @@ def pcp(command: str, *arguments: str) -> str | None:
     return done.stdout
 
 
+def children(main: int) -> set[int]:
+    """The processes of this pgpool that serve clients."""
+    found = set()
+    for pid in Path(f"/proc/{main}/task/{main}/children").read_text().split():
+        with contextlib.suppress(OSError):
+            if not re.match(NO_CHILD, Path(f"/proc/{pid}/cmdline").read_text(errors="replace")):
+                found.add(int(pid))
+    return found
+
+
+class Leftovers:
+    """Children that pgpool has given up, and that do not end.
+
+    It sends each two SIGQUITs, and one that comes while the first is ending the process can block it for ever inside of
+    exit(); its client then waits for ever too.
+    """
+
+    def __init__(self):
+        self.before: set[int] = set()
+
+    def look(self, there: set[int], known: set[int]) -> set[int]:
+        """Those to kill: not among ``known``, whom pgpool named after ``there`` was read, now and the time before."""
+        unknown = there - known
+        stay, self.before = unknown & self.before, unknown
+        return stay
+
+    def kill(self) -> None:
+        try:
+            there = children(int(PID_FILE.read_text().split()[0]))
+        except (OSError, ValueError, IndexError):
+            # It is being stopped or started.
+            return
+        if known := {int(pid) for pid in (pcp("pcp_proc_count") or "").split()}:
+            for pid in self.look(there, known):
+                print(f"child {pid} of pgpool does not end: killed", flush=True)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+
+def main_process() -> int:
+    """systemd's; 0 where pgpool does not run."""
+    command = ["systemctl", "show", "--property=MainPID", "--value", "pgpool2"]
+    return int(subprocess.run(command, capture_output=True, text=True, timeout=8).stdout or 0)
+
+
+def end_crippled() -> None:
+    """systemd starts it again. A child that is killed as soon as it was forked does what only pgpool itself should do
+    when it ends: it removes its sockets and semaphores, and nobody can tell this pgpool anything any more."""
+    pid = main_process()
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        if pid and time.time() - os.stat(f"/proc/{pid}").st_mtime > STARTED_SECONDS:
+            print(f"pgpool, process {pid}, has lost its sockets: killed", flush=True)
+            os.kill(pid, signal.SIGKILL)
+
+
 def journal(since: float | None) -> str:
     """What pgpool has said of its main backend since that time; without one, the last of it."""
     when = ["--lines=1"] if since is None else [f"--since=@{int(since)}"]
@@ -228,10 +292,14 @@ def main() -> None:
     counts: dict[str, Count] = {}
     following, decided, said, last = Following(), None, None, 0.0
     main, main_wrong, looked = None, 0.0, None
+    leftovers, restarted, unheard = Leftovers(), time.monotonic(), None
     with ThreadPoolExecutor(8) as threads:
         while True:
             began = time.monotonic()
             pool = parse_pool(pcp("pcp_node_info", "-a") or "")
+            unheard = None if pool or SOCKET.exists() else unheard or began
+            if unheard and began - unheard > CRIPPLED_SECONDS:
+                end_crippled()
             hosts = [backend.host for backend in pool]
             real = roles(dict(zip(hosts, threads.map(probe, hosts), strict=True)))
             seconds, last = min(ROUND_SECONDS, began - last), began
@@ -250,6 +318,9 @@ def main() -> None:
             write_state(summary(real, pool, actions) | {"decided": decided, "followed": following.followed})
             for action, backend in actions:
                 pcp(f"pcp_{action}_node", "-n", str(backend))
+                restarted = time.monotonic()
+            if time.monotonic() - restarted < ENDING_SECONDS:
+                leftovers.kill()
             pause = HASTE_SECONDS if actions or not leader_of(real) else ROUND_SECONDS
             time.sleep(max(0.1, pause - (time.monotonic() - began)))
 
