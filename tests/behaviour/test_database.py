@@ -264,15 +264,9 @@ def test_a_client_of_a_pgpool_child_that_does_not_end_with_a_change_of_the_prima
     run = f"systemd-run --quiet --collect --unit={unit} --setenv=PGPASSFILE={passwords}"
     try:
         web.check_output(f"{run} psql -X -c 'SELECT pg_sleep(300)' {shlex.quote(dsn)}")
-        client = web.check_output(f"systemctl show --property=MainPID --value {unit}")
-        connected = (
-            rf"ss -tnpH state established dst 127.0.0.1:5432 | grep 'pid={client},' | grep -oP '127.0.0.1:\K\d+(?= )'"
-        )
-        assert wait(10, lambda: web.run(connected).stdout.strip()), told(host)
-        port = web.check_output(connected).split()[0]
-        child = web.check_output(
-            f"ss -tnpH state established src 127.0.0.1:5432 dport = :{port} | grep -oP 'pid=\\K\\d+'"
-        )
+        title = f"pgrep -f '^pgpool: {site['database_user']} {site['database']} .* SELECT'"
+        assert wait(10, lambda: web.run(title).rc == 0), told(host)
+        child = web.check_output(title)
         web.check_output(f"kill -STOP {child}")
         host(leader(host)).check_output(f"{PATRONICTL} switchover --force")
         assert wait(HEALTH_SECONDS, lambda: healthy(host), 1), told(host)
@@ -286,7 +280,7 @@ def test_a_pgpool_that_has_lost_its_sockets_is_started_anew(host, site):
     """As one of its children does that is killed as soon as it was forked."""
     assert wait(HEALTH_SECONDS, lambda: healthy(host), 1), told(host)
     web = host(WEB[0])
-    pid = web.check_output("cat /run/pgpool/pgpool.pid")
+    pid = web.check_output("systemctl show --property=MainPID --value pgpool2")
     assert wait(15, lambda: int(web.check_output(f"ps -o etimes= -p {pid}")) > 11, 1)
     web.check_output("rm /run/pgpool/.s.PGSQL.* /run/pgpool/pgpool.pid; ipcrm --all=sem")
     assert wait(HEALTH_SECONDS, lambda: web.run(f"test -d /proc/{pid}").rc == 1 and healthy(host), 1), told(host)

@@ -228,7 +228,7 @@ def pgpool(follower, tmp_path, monkeypatch):
         while sum(title.startswith(("sleep", "pgpool")) for title in titles) < 3:
             pids = children.read_text().split()
             titles = [Path(f"/proc/{pid}/cmdline").read_text() for pid in pids]
-        (tmp_path / "pid").write_text(f"{main.pid}\n")
+        (tmp_path / "pid").write_text(f"{main.pid}\0")
         monkeypatch.setattr(follower, "PID_FILE", tmp_path / "pid")
         main.known = [int(pid) for pid, title in zip(pids, titles, strict=True) if title.startswith("sleep")]
         monkeypatch.setattr(follower, "pcp", lambda command: " ".join(map(str, main.known)))

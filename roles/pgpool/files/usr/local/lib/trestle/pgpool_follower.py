@@ -241,8 +241,8 @@ class Leftovers:
 
     def kill(self) -> None:
         try:
-            there = children(int(PID_FILE.read_text().split()[0]))
-        except (OSError, ValueError, IndexError):
+            there = children(int(PID_FILE.read_text().rstrip("\0\n")))
+        except (OSError, ValueError):
             # It is being stopped or started.
             return
         if known := {int(pid) for pid in (pcp("pcp_proc_count") or "").split()}:
