@@ -214,11 +214,12 @@ def pcp(command: str, *arguments: str) -> str | None:
 
 
 def children(main: int) -> set[int]:
-    """The processes of this pgpool that serve clients."""
+    """The processes of this pgpool that serve clients; one that has ended and was not reaped yet has no title."""
     found = set()
     for pid in Path(f"/proc/{main}/task/{main}/children").read_text().split():
         with contextlib.suppress(OSError):
-            if not re.match(NO_CHILD, Path(f"/proc/{pid}/cmdline").read_text(errors="replace")):
+            title = Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
+            if title and not re.match(NO_CHILD, title):
                 found.add(int(pid))
     return found
 
