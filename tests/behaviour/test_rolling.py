@@ -81,7 +81,7 @@ def test_a_failing_restart_stops_the_run_and_the_same_command_finishes_it(host, 
     for name in WEB[1:-1]:
         assert moved("drain", name) == 1
     refused = move("drain", last)
-    assert refused.returncode != 0 and f"{last}: {SITE} is served by no other web host" in refused.stdout, (
+    assert refused.returncode != 0 and re.search(rf"{last}: \w+ is served by no other web host", refused.stdout), (
         refused.stdout
     )
     assert flags(host, last) == []
