@@ -195,16 +195,23 @@ def test_that_a_file_is_nowhere_is_told_in_time_while_a_peer_is_frozen(lab, medi
     assert seconds[0] < 4 and seconds[1] < 1, seconds
 
 
-@pytest.mark.skipif(not is_spare("media"), reason="this environment has one media host")
-def test_a_file_is_served_in_time_while_a_media_host_is_frozen(lab, front, settings, site, uploaded):
-    container, url = lab.containers()[hosts_of("media")[-1]], f"https://{settings['sites'][site]['domains'][0]}"
+@pytest.fixture
+def ask(front, settings, site, uploaded):
+    """ask(_): the status of a file that was uploaded, and the seconds that it took."""
 
-    def ask(_) -> tuple[int, float]:
+    def get(_=None) -> tuple[int, float]:
         begun = time.monotonic()
         with front.session() as session:
-            status = session.get(f"{url}/media/{uploaded}", timeout=30).status_code
+            url = f"https://{settings['sites'][site]['domains'][0]}/media/{uploaded}"
+            status = session.get(url, timeout=30).status_code
         return status, time.monotonic() - begun
 
+    return get
+
+
+@pytest.mark.skipif(not is_spare("media"), reason="this environment has one media host")
+def test_a_file_is_served_in_time_while_a_media_host_is_frozen(lab, ask):
+    container = lab.containers()[hosts_of("media")[-1]]
     with ThreadPoolExecutor(4) as visitors:
         container.pause()
         try:
@@ -214,6 +221,22 @@ def test_a_file_is_served_in_time_while_a_media_host_is_frozen(lab, front, setti
     seconds = sorted(seconds for _, seconds in answers)
     assert {status for status, _ in answers} == {200}
     assert seconds[-1] < 6 and statistics.median(seconds) < 1, seconds
+
+
+@pytest.mark.skipif(not is_spare("media"), reason="this environment has one media host")
+def test_a_file_is_served_at_once_after_all_media_hosts_were_frozen(lab, ask):
+    """nginx asks none of them for a while where each has failed."""
+    containers = [lab.containers()[name] for name in hosts_of("media")]
+    for container in containers:
+        container.pause()
+    try:
+        with ThreadPoolExecutor(4) as visitors:
+            assert all(status >= 500 for status, _ in visitors.map(ask, range(4)))
+    finally:
+        for container in containers:
+            container.unpause()
+    answers = [ask() for _ in range(8)]
+    assert {status for status, _ in answers} == {200} and max(seconds for _, seconds in answers) < 2, answers
 
 
 @pytest.mark.skipif(not is_spare("media"), reason="this environment has one media host")
