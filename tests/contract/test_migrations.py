@@ -110,6 +110,19 @@ UNSAFE = [
         """RunSQL("DO LANGUAGE plpgsql $x$ BEGIN EXECUTE format('DROP TABLE %s', 'news_plain'); END $x$")""",
         "nobody can say what it does",
     ),
+    operation(
+        "sql_do_text", "RunSQL(\"DO 'BEGIN DROP TABLE IF EXISTS news_plain; END'\")", "nobody can say what it does"
+    ),
+    operation(
+        "sql_do_language",
+        "RunSQL(\"DO LANGUAGE 'plpgsql' $$ BEGIN ALTER TABLE news_story DROP COLUMN slug; END $$\")",
+        USED,
+    ),
+    operation(
+        "sql_do_loop",
+        "RunSQL(\"DO $$ DECLARE r record; BEGIN FOR r IN EXECUTE 'SELECT 1' LOOP NULL; END LOOP; END $$\")",
+        "nobody can say what it does",
+    ),
     operation("sql_type", "RunSQL('ALTER TABLE news_story ALTER COLUMN views TYPE bigint')", REWRITES),
     operation("sql_not_null", "RunSQL('ALTER TABLE news_author ALTER email SET NOT NULL')", "may still write NULL"),
     operation("sql_add_not_null", "RunSQL('ALTER TABLE news_tag ADD rank int NOT NULL')", "does not fill it"),

@@ -284,8 +284,8 @@ def rolled(roll, monkeypatch, tmp_path):
     monkeypatch.setattr(roll.Pool, "change", lambda *_: {})
 
     def make(sites: list, canary: bool = True):
-        settings = {"load_balancers": [], "canary_seconds": 10, "sites": {each.name: SETTINGS for each in sites}}
-        once = roll.Roll(sites, settings, canary)
+        settings = {"canary_seconds": 10, "sites": {each.name: SETTINGS for each in sites}}
+        once = roll.Roll(sites, settings, roll.Pool(sites, []), canary)
         once.watched = watched
         monkeypatch.setattr(once, "reasons", lambda: ["shop: does not answer"])
         monkeypatch.setattr(once, "start", lambda setups, seconds=None: switch_all(setups))
@@ -383,11 +383,33 @@ def test_a_host_that_a_load_balancer_does_not_find_ready_goes_back(site, rolled,
     assert (told["back"], shop.setup()) == (True, before)
 
 
+def test_what_ran_is_not_drained_again_where_a_load_balancer_does_not_find_it(site, rolled, monkeypatch, roll):
+    shop = site()
+    shop.switch(shop.wanted_setup())
+    flags = []
+    said = {False: {shop: "192.0.2.1 has it as down"}, True: {}}
+    monkeypatch.setattr(roll.Pool, "change", lambda _, flag, raised, *rest: flags.append(raised) or said[raised])
+    told = rolled([shop], canary=False).run()
+    assert "has it as down" in told["failed"] and told["back"] and flags == [True, False]
+
+
+def test_a_host_that_a_load_balancer_keeps_is_not_stopped(site, rolled, monkeypatch, roll):
+    shop, flags = site(), []
+    said = {True: {shop: "192.0.2.1 has it as up"}, False: {}}
+    monkeypatch.setattr(roll.Pool, "change", lambda _, flag, raised, *rest: flags.append(raised) or said[raised])
+    once = rolled([shop])
+    monkeypatch.setattr(once, "start", lambda *_: pytest.fail("it was stopped"))
+    told = once.run()
+    assert "shop is drained, but the load balancer 192.0.2.1 has it as up" in told["failed"] and not told["changed"]
+    assert flags == [True, False]
+
+
 @pytest.mark.parametrize("last", [False, True])
 def test_the_last_host_that_serves_a_site_is_not_drained(site, rolled, roll, monkeypatch, last):
     shop, changed = site(), []
     monkeypatch.setattr(roll, "OTHERS_SECONDS", 0.5)
     monkeypatch.setattr(roll.Pool, "alone", lambda _: {shop: "192.0.2.1"})
+    monkeypatch.setattr(roll.Pool, "has_others", lambda _: False)
     monkeypatch.setattr(roll.Pool, "change", lambda _, flag, *rest: changed.append(flag) or {})
     once = rolled([shop])
     once.last = last
@@ -411,7 +433,6 @@ def pool(roll, site, monkeypatch, tmp_path):
     questions = shop.root / "tmp/questions"
     questions.mkdir(parents=True)
     monkeypatch.setattr(roll, "SEEN_SECONDS", 2)
-    monkeypatch.setattr(roll, "READY_SECONDS", 2)
 
     class Asking(threading.Thread):
         """A load balancer that asks every ``seconds``, and says ``told``."""
@@ -467,6 +488,43 @@ def test_a_change_waits_until_a_load_balancer_has_the_host_so(pool, tmp_path, fl
     assert 0.7 < time.time() - begun < 1.5
 
 
+def test_one_look_at_who_else_serves_is_not_enough(pool, roll, monkeypatch):
+    pool, asking, _ = pool
+    one = asking("192.0.2.1", 0.05, "up 0/2")
+    monkeypatch.setattr(roll, "OTHERS_SECONDS", 2)
+    threading.Timer(0.5, lambda: setattr(one, "told", "outdated 0/2")).start()
+    threading.Timer(0.75, lambda: setattr(one, "told", "up 0/2")).start()
+    assert roll.others_missing(pool)
+    one.told = "up 1/2"
+    assert roll.others_missing(pool) is None
+
+
+def test_nobody_waits_where_all_say_that_others_serve(pool, roll):
+    pool, asking, _ = pool
+    asking("192.0.2.1", 0.1, "up 1/2"), asking("192.0.2.2", 0.1, "up 2/2")
+    begun = time.time()
+    assert roll.others_missing(pool) is None and time.time() - begun < 0.2
+
+
+def test_a_flag_of_somebody_else_is_respected_while_one_waits(pool, roll):
+    pool, asking, _ = pool
+    asking("192.0.2.1", 0.1, "drained 2/2")
+    (roll.DRAIN / "deploy").touch()
+    threading.Timer(0.5, (roll.DRAIN / "manual").touch).start()
+    assert pool.change(roll.DRAIN / "deploy", False) == {}
+
+
+def test_one_that_could_not_ask_while_the_sites_were_started_is_waited_for(pool, roll):
+    pool, asking, questions = pool
+    (roll.DRAIN / "deploy").touch()
+    (questions / "192.0.2.1").write_text("drained 2/2")
+    os.utime(questions / "192.0.2.1", (time.time() - 20, time.time() - 20))
+    threading.Timer(0.5, lambda: asking("192.0.2.1", 0.1, "up 2/2")).start()
+    begun = time.time()
+    assert pool.change(roll.DRAIN / "deploy", False) == {}
+    assert 0.5 < time.time() - begun < 1.5
+
+
 def test_one_that_has_it_otherwise_is_named(pool, tmp_path):
     pool, asking, _ = pool
     asking("192.0.2.1", 0.1, "up 2/2"), asking("192.0.2.2", 0.1, "down 2/2")
@@ -491,12 +549,14 @@ def test_another_flag_keeps_it_drained_and_that_is_not_waited_for(pool, tmp_path
         (["canary 0/1"], True),
         (["up 1/2", "up 2/2"], False),
         (["up 0/0"], False),  # there is one web host
-        (["down 0/2"], False),  # it serves nobody itself
+        (["drained 0/2"], False),  # it serves nobody itself
+        (["down 0/2"], True),  # nginx asks it all the same, where nobody is up
         (["", ""], False),
     ],
 )
-def test_the_load_balancers_say_whether_a_host_serves_alone(pool, told, alone):
+def test_the_load_balancers_say_whether_a_host_serves_alone(pool, gunicorn, told, alone):
     pool, asking, _ = pool
+    gunicorn.answers["/health/live"] = counted(0, 0)
     for number, said in enumerate(told, 1):
         asking(f"192.0.2.{number}", 0.1, said)
     assert list(pool.alone().values()) == ["192.0.2.1"] * alone
@@ -512,12 +572,13 @@ def test_a_load_balancer_that_is_down_is_not_waited_for(pool, tmp_path):
     assert time.time() - begun < 1
 
 
-def test_one_that_dies_meanwhile_holds_nothing_up_for_ever(pool, tmp_path):
+def test_one_that_dies_meanwhile_holds_nothing_up_for_ever(pool, roll, tmp_path, monkeypatch):
     pool, _, questions = pool
+    monkeypatch.setattr(roll, "ASKING_SECONDS", 1.5)
     (questions / "192.0.2.1").touch()
     begun = time.time()
     pool.change(tmp_path / "DRAIN/flag", True)
-    assert 1.9 < time.time() - begun < 3
+    assert 1.4 < time.time() - begun < 2
 
 
 def test_one_that_dies_while_a_host_comes_back_is_waited_for_as_long_as_it_may_be_silent(pool, roll, monkeypatch):
@@ -570,14 +631,36 @@ def test_the_canary_is_the_first_host_where_none_has_the_release(reasons, host):
     assert deploys.canary(statuses) == host
 
 
+@pytest.mark.parametrize(
+    ("said", "order"),
+    [
+        ({}, ["web1", "web2", "web3"]),
+        ({"web2": ["shop: does not answer"]}, ["web2", "web1", "web3"]),
+        ({"web1": ["x: y"], "web3": NEW}, ["web3", "web1", "web2"]),
+        ({"web1": ["x: y"], "web2": [], "web3": ["pgpool: z", deploys.DRAINED]}, ["web3", "web1", "web2"]),
+        ({"web3": ["skipped, since there is none"]}, ["web1", "web2", "web3"]),
+    ],
+)
+def test_hosts_that_serve_nobody_are_rolled_first(said, order):
+    hostvars = {host: {} for host in ("web1", "web2", "web3")}
+    for host, lines in said.items():
+        hostvars[host] = {"__gunicorn_status": {"stdout_lines": lines}}
+    assert deploys.roll_order(list(hostvars), hostvars) == order
+
+
+def test_both_sides_say_the_same_of_a_host(roll):
+    assert (deploys.NEW, deploys.DRAINED) == (roll.NEW, roll.DRAINED)
+
+
 def test_what_serves_nobody_yet_says_so(site, roll, monkeypatch):
     assert deploys.NEW == roll.NEW
     settings = {"load_balancers": [], "sites": {"shop": SETTINGS}}
     monkeypatch.setattr(roll, "Supervisor", Supervisor)
     shop = site()
-    assert roll.Roll([shop], settings, False).reasons()[-1] == roll.NEW
+    once = roll.Roll([shop], settings, roll.Pool([shop], []), False)
+    assert once.reasons()[-1] == roll.NEW
     shop.switch(shop.wanted_setup())
-    assert roll.NEW not in roll.Roll([shop], settings, False).reasons()
+    assert roll.NEW not in once.reasons()
 
 
 def test_a_bad_release_is_told_in_a_sentence_with_the_lines_that_tell_why():

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 
-# Of a host that serves nobody yet: site-roll.
+# Of a host that serves nobody yet, or nobody any more: site-roll.
 NEW = "host: has run no release yet"
+DRAINED = "drain: an earlier roll left this host drained"
 
 
 def this_deploy(records: list[str], wanted: list[str]) -> str:
@@ -28,6 +29,16 @@ def canary(statuses: dict[str, dict]) -> str:
     """The host that goes first and is watched; none where some host already runs what is wanted, or none serves yet."""
     told = {host: reasons(status) for host, status in statuses.items() if is_there(status)}
     return next(iter(told), "") if all(told.values()) and any(NEW not in lines for lines in told.values()) else ""
+
+
+def roll_order(hosts: list[str], hostvars: dict) -> list[str]:
+    """Those that serve nobody first: the roll may mend what is wrong with them, and the others wait for them."""
+
+    def serves(host: str) -> bool:
+        lines = reasons(hostvars.get(host, {}).get("__gunicorn_status", {"stdout_lines": []}))
+        return not any(line in (NEW, DRAINED) or line.endswith(": does not answer") for line in lines)
+
+    return sorted(hosts, key=serves)
 
 
 def is_there(status: dict) -> bool:
@@ -55,6 +66,7 @@ class FilterModule:
             "this_deploy": this_deploy,
             "smoke_tests": smoke_tests,
             "canary": canary,
+            "roll_order": roll_order,
             "reasons": reasons,
             "is_there": is_there,
             "told_of_a_bad_release": told_of_a_bad_release,

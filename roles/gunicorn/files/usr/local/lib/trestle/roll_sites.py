@@ -17,7 +17,7 @@ import xmlrpc.client
 from pathlib import Path
 from typing import NamedTuple
 
-LIB = Path(__file__).resolve().parent
+LIB, SRV = Path(__file__).resolve().parent, Path("/srv")
 SUPERVISOR_SOCKET = "unix:///run/supervisor.sock"
 SUPERVISOR_FILES = ["/etc/supervisor/supervisord.conf", "/etc/systemd/system/supervisor.service.d/trestle.conf"]
 CONFIGURATION_FILES = ("environment", "programs.json")
@@ -100,7 +100,7 @@ class Setup(NamedTuple):
 class Site:
     """``NAME=ID`` is a site and its wanted release; without =ID it is the one that runs."""
 
-    def __init__(self, argument: str, srv: Path = Path("/srv")):
+    def __init__(self, argument: str, srv: Path = SRV):
         self.name, _, wanted = argument.partition("=")
         self.root = srv / self.name
         self.wanted = wanted or Path(self.setup().release).name

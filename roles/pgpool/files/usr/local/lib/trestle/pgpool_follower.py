@@ -28,8 +28,7 @@ PID_FILE, SOCKET = Path("/run/pgpool/pgpool.pid"), Path("/run/pgpool/.s.PGSQL.98
 NO_CHILD = r"pgpool: (health check|worker|PCP|watchdog|lifecheck|heartbeat)"
 # A change of the backends restarts pgpool's children. For so long after it is looked whether the old ones end.
 ENDING_SECONDS = 5.0
-# A pgpool that has run for so long has its socket, unless one of its children has removed that.
-STARTED_SECONDS, CRIPPLED_SECONDS = 10.0, 1.5
+CRIPPLED_SECONDS = 1.5
 # Between two rounds; and where nobody is the primary, which is soon to end, or something was just done.
 ROUND_SECONDS, HASTE_SECONDS = 1.0, 0.2
 # Two rounds; and a healthy standby does not stream for a while after a failover: that is no reason to detach it.
@@ -259,13 +258,18 @@ def main_process() -> int:
     return int(subprocess.run(command, capture_output=True, text=True, timeout=8).stdout or 0)
 
 
+def is_crippled() -> bool:
+    """A child that is killed as soon as it was forked does what only pgpool should do, when it ends: it removes its
+    sockets and semaphores. pgpool listens on them still, and nobody can tell it anything any more. One that starts
+    listens nowhere yet, for as long as it waits for its backends."""
+    return not SOCKET.exists() and str(SOCKET) in Path("/proc/net/unix").read_text().split()
+
+
 def end_crippled() -> None:
-    """systemd starts it again. A child that is killed as soon as it was forked does what only pgpool itself should do
-    when it ends: it removes its sockets and semaphores, and nobody can tell this pgpool anything any more."""
-    pid = main_process()
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        if pid and time.time() - os.stat(f"/proc/{pid}").st_mtime > STARTED_SECONDS:
-            print(f"pgpool, process {pid}, has lost its sockets: killed", flush=True)
+    """systemd starts it again."""
+    if pid := main_process():
+        print(f"pgpool, process {pid}, has lost its sockets: killed", flush=True)
+        with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 
 
@@ -298,7 +302,7 @@ def main() -> None:
         while True:
             began = time.monotonic()
             pool = parse_pool(pcp("pcp_node_info", "-a") or "")
-            unheard = None if pool or SOCKET.exists() else unheard or began
+            unheard = (unheard or began) if not pool and is_crippled() else None
             if unheard and began - unheard > CRIPPLED_SECONDS:
                 end_crippled()
             hosts = [backend.host for backend in pool]

@@ -72,7 +72,7 @@ OF_ALTER_TABLE = [
 ]
 # What may name several tables.
 SEVERAL = r"((?:DROP TABLE|TRUNCATE|LOCK)(?: TABLE)?(?: IF EXISTS)?(?: ONLY)? )(.*)"
-DO = r"\bDO\s+(?:LANGUAGE\s+\w+\s+)?\$(\w*)\$(.*?)\$\1\$"
+DO = r"\bDO\s+(?:LANGUAGE\s+'?\w+'?\s+)?\$(\w*)\$(.*?)\$\1\$(?:\s*LANGUAGE\s+'?\w+'?)?"
 CONTROL = r"(?i)\b(?:BEGIN|THEN|ELSE|LOOP)\b"
 NOT_A_COLUMN = ("CONSTRAINT", "NOT", "DEFAULT", "IDENTITY", "EXPRESSION")
 
@@ -238,7 +238,8 @@ class Judge:
                 self.read(statement)
 
     def read(self, statement):
-        if re.match(r"EXECUTE\b", statement, re.IGNORECASE):
+        # Of DO only what could not be opened is left.
+        if re.match(r"DO\b|(?:FOR \w+ IN |RETURN QUERY )?EXECUTE\b", statement, re.IGNORECASE):
             self.fault(HIDDEN)
         if made := re.match(rf"CREATE (?:UNLOGGED )?TABLE (?:IF NOT EXISTS )?{NAME}", statement, re.IGNORECASE):
             self.made.add(made[1])
