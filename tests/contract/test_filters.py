@@ -1,6 +1,8 @@
 """The filters by themselves."""
 
+import collections
 import copy
+import importlib.util
 import re
 
 import pytest
@@ -9,12 +11,26 @@ from environments import REAL, ROOT, environment
 
 from plugins.filter import trestle
 
+FILES = [*ROOT.glob("plugins/filter/*.py"), *ROOT.glob("roles/*/filter_plugins/*.py")]
 DEFAULTS = {"app_type": "django", "environment": {}, "packages": [], "www": "redirect"}
 ENTRY = {"source": {"path": "x"}, "domains": ["a.example.com"], "settings_module": "paper.settings.live"}
 
 
 def complete(sites: dict, key: str = "key") -> dict[str, dict]:
     return {site["name"]: site for site in trestle.complete_sites(sites, DEFAULTS, key)}
+
+
+def test_no_two_filters_have_one_name():
+    """The one that is loaded later would take the other's place, and a role is loaded whenever a play names it."""
+    named = collections.defaultdict(set)
+    for file in FILES:
+        spec = importlib.util.spec_from_file_location(file.stem, file)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        for name in module.FilterModule().filters():
+            named[name].add(str(file.relative_to(ROOT)))
+    assert len(named) > 20
+    assert not {name: files for name, files in named.items() if len(files) > 1}
 
 
 def test_resolve_returns_an_address_as_it_is(monkeypatch):

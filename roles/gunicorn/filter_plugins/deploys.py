@@ -31,7 +31,7 @@ def canary(statuses: dict[str, dict]) -> str:
     return next(iter(told), "") if all(told.values()) and any(NEW not in lines for lines in told.values()) else ""
 
 
-def roll_order(hosts: list[str], hostvars: dict) -> list[str]:
+def idle_first(hosts: list[str], hostvars: dict) -> list[str]:
     """Those that serve nobody first: the roll may mend what is wrong with them, and the others wait for them."""
 
     def serves(host: str) -> bool:
@@ -66,7 +66,7 @@ class FilterModule:
             "this_deploy": this_deploy,
             "smoke_tests": smoke_tests,
             "canary": canary,
-            "roll_order": roll_order,
+            "idle_first": idle_first,
             "reasons": reasons,
             "is_there": is_there,
             "told_of_a_bad_release": told_of_a_bad_release,
