@@ -281,9 +281,11 @@ def test_a_pgpool_that_has_lost_its_sockets_is_started_anew(host, site):
     assert wait(HEALTH_SECONDS, lambda: healthy(host), 1), told(host)
     web = host(WEB[0])
     pid = web.check_output("systemctl show --property=MainPID --value pgpool2")
-    web.check_output("rm /run/pgpool/.s.PGSQL.* /run/pgpool/pgpool.pid; ipcrm --all=sem")
+    web.check_output("rm /run/pgpool/.s.PGSQL.* /run/pgpool/pgpool.pid; ipcrm --all=sem; ipcrm --all=shm")
     assert wait(HEALTH_SECONDS, lambda: web.run(f"test -d /proc/{pid}").rc == 1 and healthy(host), 1), told(host)
     assert psql(web, site, "SELECT 1").stdout.strip() == "1"
+    shared = [int(line.split()[4]) for line in web.check_output("ipcs -m").splitlines() if line.startswith("0x")]
+    assert sum(shared) < 10_000_000, "each pgpool that is killed leaves its own"
 
 
 def main_backend(web) -> str:
