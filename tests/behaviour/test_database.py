@@ -24,7 +24,7 @@ from tests import offers
 DB, WEB = hosts_of("db"), hosts_of("web")
 SWITCHOVER_SECONDS, HEALTH_SECONDS = 8, 90
 # So long may a page wait at the load balancers while the primary moves.
-HELD_SECONDS = 20
+HELD_SECONDS = 10
 TABLE = "trestle_test"
 KILLS = 10
 PACKAGE = "postgresql-17"

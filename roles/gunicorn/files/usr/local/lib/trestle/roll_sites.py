@@ -205,10 +205,12 @@ class Site:
         started = environ(process["pid"])
         return self.difference(started.get("RELEASE"), started.get("TRESTLE_DIGEST"))
 
+    def programs(self) -> list[dict]:
+        return json.loads((self.root / "etc/programs.json").read_text())
+
     def log(self, since: float, lines: int = 40) -> list[str]:
         """The last of what its programs said since that moment."""
-        programs = json.loads((self.root / "etc/programs.json").read_text())
-        names = [f"--identifier={self.name}-{program['name']}" for program in programs]
+        names = [f"--identifier={self.name}-{program['name']}" for program in self.programs()]
         since = f"--since=@{since:.0f}"
         return output("journalctl", "--no-pager", f"--lines={lines}", "-o", "short-iso", since, *names).splitlines()
 

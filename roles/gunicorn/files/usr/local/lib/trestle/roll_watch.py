@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 
 from host_processes import processes
@@ -66,6 +65,7 @@ class Watch:
 
     def __init__(self, site: Site, supervisor: Supervisor, settings: dict, known: dict[str, int]):
         self.site, self.supervisor, self.settings, self.known = site, supervisor, settings, known
+        self.programs = {site.name: site.programs()}
         self.requests = self.counted()
         self.workers = self.processes()
         self.silent = 0
@@ -93,8 +93,7 @@ class Watch:
     def look_at_memory(self) -> None:
         """Before memory-limit acts: a program that it stops may end well, and is started again."""
         running = [entry for entry in self.supervisor.processes(self.site.name) if entry["pid"]]
-        programs = {self.site.name: json.loads((self.site.root / "etc/programs.json").read_text())}
-        for excess in memory_limit.excesses(running, programs, processes()):
+        for excess in memory_limit.excesses(running, self.programs, processes()):
             used, limit = (size // memory_limit.MB for size in (excess.process.rss, excess.program["memory_limit"]))
             raise Bad(self.site, f"grows past a memory limit: {excess.program['name']} uses {used} MB of {limit}")
 
