@@ -14,6 +14,10 @@ SETTLE_SECONDS = 120
 FAULT_SECONDS = 60
 
 
+class NoState(Exception):
+    """Nagios's pages have no state to tell, as while it starts."""
+
+
 class Monitor:
     def __init__(self, session, url, host):
         self.session, self.url, self.host = session, url, host
@@ -23,8 +27,11 @@ class Monitor:
 
     def services(self) -> dict[tuple[str, str], dict]:
         answer = self.get("/status.json")
-        assert answer.status_code == 200, f"{answer.status_code}: {answer.text[:500]}"
-        listed = answer.json()["data"]["servicelist"]
+        try:
+            answer.raise_for_status()
+            listed = answer.json()["data"]["servicelist"]
+        except (requests.RequestException, KeyError) as error:
+            raise NoState(f"{answer.status_code}: {answer.text[:500]}") from error
         return {(host, name): state for host, states in listed.items() for name, state in states.items()}
 
     def check_now(self, *services: tuple[str, str]) -> None:
@@ -143,7 +150,7 @@ def test_of_a_drained_host_nobody_is_told_until_it_is_restored(monitor, host):
         """Nagios has made up its mind about the fault, and looked again after that moment."""
         try:
             state = monitor.services()[(name, fault)]
-        except requests.JSONDecodeError:  # it is starting
+        except NoState:  # it was restarted
             return False
         if (state["status"], state["state_type"]) == ("critical", "hard") and state["last_check"] > since * 1000:
             return True
