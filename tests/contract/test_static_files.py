@@ -7,6 +7,7 @@ import importlib.util
 import os
 import shutil
 import tarfile
+import time
 from pathlib import Path
 
 import programs
@@ -50,9 +51,9 @@ class Media:
         static_files.unpack(Path(copy), self.folder, GROUP)
         assert not Path(copy).exists()
 
-    def found(self, name: str = "media1") -> dict:
+    def found(self, name: str = "media1", age: float = 2 * 60 * 60) -> dict:
         marks = [mark.name for mark in self.folder.glob(".static-*")]
-        return {"item": name, "files": [{"path": f"/srv/media/blog/static/{mark}"} for mark in marks]}
+        return {"item": name, "files": [of_find(f"/srv/media/blog/static/{mark}", age) for mark in marks]}
 
     def files(self) -> set[str]:
         return {path.name for path in self.folder.rglob("*.css")}
@@ -61,6 +62,10 @@ class Media:
 @pytest.fixture
 def media(tmp_path):
     return Media(tmp_path / "media")
+
+
+def of_find(path: str, age: float = 0) -> dict:
+    return {"path": path, "mtime": time.time() - age}
 
 
 def release(archive: Path | str, name: str) -> dict:
@@ -93,7 +98,7 @@ def test_what_a_media_host_has_is_not_shipped_again(packed, media):
     media.ship(first)
     assert not filters.static_missing([release(same, "b")], {}, [media.found()])
     assert filters.static_missing([release(other, "c")], {}, [media.found()])
-    another_site = {"item": "media1", "files": [{"path": f"/srv/media/shop/static/.static-{digest(first)}"}]}
+    another_site = {"item": "media1", "files": [of_find(f"/srv/media/shop/static/.static-{digest(first)}")]}
     assert filters.static_missing([release(first, "a")], {}, [another_site]), "another site's are not this one's"
 
 
@@ -111,6 +116,21 @@ def test_files_go_with_the_last_release_that_names_them(packed, media):
     assert media.files() == {"shared.css", "new.css"}
     assert not filters.static_stale(deployed, told(b=[digests["b"]]), [media.found()], ["web1"])
     assert static_files.prune(media.folder, stale["keep"]) == 0, "what stays, stays"
+
+
+def test_what_came_lately_stays_for_the_visitors_of_a_canary_that_went_back(packed, media):
+    archives = [packed("a", old="1"), packed("b", bad="1"), packed("c", new="1")]
+    for archive in archives:
+        media.ship(archive)
+    bad, new = digest(archives[1]), digest(archives[2])
+    deployed, known = [release(archives[2], "c")], told(c=[new])
+    (stale,) = filters.static_stale(deployed, known, [media.found()], ["web1"])
+    assert stale["keep"] == [new]
+    found = media.found()
+    next(file for file in found["files"] if file["path"].endswith(bad))["mtime"] = time.time() - 60
+    (stale,) = filters.static_stale(deployed, known, [found], ["web1"])
+    assert stale["keep"] == sorted([bad, new])
+    assert not filters.static_stale(deployed, known, [media.found(age=60)], ["web1"])
 
 
 def test_nothing_is_removed_while_it_is_not_known_what_may_run(packed, media):
@@ -136,7 +156,7 @@ def test_what_comes_and_what_goes_is_one_step_for_each_media_host(packed, media,
     media.ship(first)
     deployed, known = [release(second, "b")], told(a=[digest(first)])
     has_both = media.found("media2")
-    has_both["files"] += [{"path": f"/srv/media/blog/static/.static-{digest(second)}"}]
+    has_both["files"] += [of_find(f"/srv/media/blog/static/.static-{digest(second)}")]
     blank = {"item": "media3", "files": []}
 
     def changes(known: dict) -> dict[str, tuple[bool, list[str]]]:

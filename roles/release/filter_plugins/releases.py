@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import tarfile
+import time
 from pathlib import PurePath
+
+# Longer than a visitor has a page open before the browser asks for a file that it names.
+STATIC_KEPT_SECONDS = 60 * 60
 
 
 def to_migrate(releases: list[dict], sites: list[dict]) -> list[dict]:
@@ -31,10 +35,10 @@ def static_digest(release: dict, told: dict[str, dict]) -> str:
     return next((site[release["id"]]["static"][-1] for site in sites if site.get(release["id"], {}).get("static")), "")
 
 
-def static_there(result: dict, site: str) -> set[str]:
-    """The digests of a site's static files that find met on a media host."""
-    paths = (PurePath(file["path"]) for file in result.get("files", []))
-    return {path.name.removeprefix(".static-") for path in paths if str(path.parent) == static_folder(site)}
+def static_there(result: dict, site: str) -> dict[str, float]:
+    """The digests of a site's static files that find met on a media host, and when each came."""
+    paths = ((PurePath(file["path"]), file["mtime"]) for file in result.get("files", []))
+    return {path.name.removeprefix(".static-"): at for path, at in paths if str(path.parent) == static_folder(site)}
 
 
 def static_missing(releases: list[dict], told: dict[str, dict], results: list[dict]) -> list[dict]:
@@ -56,18 +60,21 @@ def static_missing(releases: list[dict], told: dict[str, dict], results: list[di
 def static_stale(releases: list[dict], told: dict[str, dict], results: list[dict], web: list[str]) -> list[dict]:
     """``{host, site, keep, folder}`` for each media host that has static files of a release that nobody has any more.
 
-    None while a web host cannot be asked, or has a release of which it is not known which files it names.
+    None while a web host cannot be asked, or has a release of which it is not known which files it names. Those that
+    came lately stay: the release may have been a canary that went back, and its visitors have its pages open.
     """
-    stale = []
+    stale, lately = [], time.time() - STATIC_KEPT_SECONDS
     for release in releases if told.keys() >= set(web) else []:
         site = release["site"]
         states = [host["sites"].get(site, {}).get("releases", {}) for host in told.values()]
         keep = {static_digest(release, told)}
         keep |= {digest for state in states for one in state.values() for digest in one["static"] or [""]}
         for result in results:
-            if "" not in keep and static_there(result, site) - keep:
+            there = static_there(result, site)
+            stay = keep | {digest for digest, at in there.items() if at > lately}
+            if "" not in keep and there.keys() - stay:
                 stale.append(
-                    {"host": result["item"], "site": site, "keep": sorted(keep), "folder": static_folder(site)}
+                    {"host": result["item"], "site": site, "keep": sorted(stay), "folder": static_folder(site)}
                 )
     return stale
 
