@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import requests
 from conftest import ENV, is_spare, long
 from runs import Knocks, ansible_playbook, wait
 from test_edge import BALANCERS, WEB, holders, in_state, journal
@@ -21,6 +22,7 @@ SITE = "newsroom"
 RATE, MIX = 15, {"page": 85, "write": 15}
 SLOWEST_SECONDS, MOVE_SECONDS = 2.0, 1.0
 FAULT_SECONDS, BACK_SECONDS = 6, 90
+SLOW_SECONDS = 3
 # A host that neither sends nor receives; its programs go on.
 HOLE = """nft 'table inet hole {
     chain input { type filter hook input priority -300; policy drop; iif lo accept; }
@@ -146,33 +148,66 @@ def asked(host, request_id: str) -> list[str]:
     return [word for word in "".join(lines).split(request_id)[1].split() if ":" in word]
 
 
-@pytest.mark.skipif(len(WEB) < 2, reason="there is no second web host")
-def test_a_page_that_is_slow_has_all_its_time_and_is_asked_of_a_second_host_only_once(
-    engine, front, host, hosts, domain
-):
-    """As slow as its table is locked; the balancers remember."""
+@pytest.fixture
+def slow_page(engine, front, hosts, domain):
+    """slow_page(times): a page that takes SLOW_SECONDS, since its table is locked, asked for so often at once."""
     if engine == "perlbal":
         pytest.skip("Perlbal asks nobody else")
-
-    def locked_for_3_s() -> threading.Thread:
-        lock = "BEGIN; LOCK TABLE stories_story IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(3); COMMIT"
-        thread = threading.Thread(target=hosts.psql, args=(lock,))
-        thread.start()
-        granted = "SELECT 1 FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND relation = 'stories_story'::regclass"
-        assert wait(5, lambda: hosts.psql(granted))
-        return thread
-
     slug = hosts.psql("SELECT slug FROM stories_story ORDER BY id LIMIT 1")[0]
+    lock = f"BEGIN; LOCK TABLE stories_story IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep({SLOW_SECONDS}); COMMIT"
+    granted = "SELECT 1 FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND relation = 'stories_story'::regclass"
+
+    def get(_) -> requests.Response:
+        with front.session() as session:
+            return session.get(f"https://{domain}/stories/{slug}/", timeout=40)
+
+    assert get(0).elapsed.total_seconds() < 1, "the balancers remember it as slow"
+
+    @contextlib.contextmanager
+    def asked_for(times: int) -> Iterator[list[requests.Response]]:
+        answers: list[requests.Response] = []
+        with ThreadPoolExecutor(times + 1) as executor:
+            locked = executor.submit(hosts.psql, lock)
+            assert wait(5, lambda: hosts.psql(granted))
+            pending = executor.map(get, range(times))
+            yield answers
+            answers += pending
+            locked.result()
+
+    return asked_for
+
+
+@pytest.mark.skipif(len(WEB) < 2, reason="there is no second web host")
+def test_a_page_that_is_slow_has_all_its_time_and_is_asked_of_a_second_host_only_once(slow_page, host):
+    """The balancers remember."""
     counts = []
     for _ in range(2):
-        thread = locked_for_3_s()
-        with front.session() as session:
-            answer = session.get(f"https://{domain}/stories/{slug}/", timeout=20)
-        thread.join()
-        assert answer.status_code == 200
-        assert answer.elapsed.total_seconds() > 1.5, "it was not slow"
-        counts.append(len(asked(host, answer.headers["X-Request-ID"])))
+        with slow_page(1) as answers:
+            pass
+        assert answers[0].status_code == 200
+        assert answers[0].elapsed.total_seconds() > 1.5, "it was not slow"
+        counts.append(len(asked(host, answers[0].headers["X-Request-ID"])))
     assert counts == [2, 1]
+
+
+@pytest.mark.skipif(not is_spare("web"), reason="there is no second web host")
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_slow_page_that_was_under_way_on_a_host_that_is_lost_comes_from_another(slow_page, lab, host, fault, capsys):
+    with slow_page(1):
+        pass
+    with slow_page(3 * len(WEB)) as answers:
+        time.sleep(0.5)
+        with Fault(lab, lab.containers()[WEB[-1]], fault):
+            time.sleep(FAULT_SECONDS)
+    assert wait(BACK_SECONDS, lambda: in_state(host, "up", *WEB)), journal(host, BALANCERS[0], "pool-checker")
+    twice = [answer for answer in answers if len(asked(host, answer.headers["X-Request-ID"])) == 2]
+    slowest = max(answer.elapsed.total_seconds() for answer in answers)
+    with capsys.disabled():
+        print(f"\na web host {fault}: {len(twice)} of {len(answers)} slow pages from another, slowest {slowest:.2f} s")
+    assert {answer.status_code for answer in answers} == {200}
+    assert twice, "none was under way there"
+    # Half as long again and a second, and then at once: the table is free.
+    assert slowest < 1.5 * SLOW_SECONDS + 1 + SLOWEST_SECONDS
 
 
 # The floating address.

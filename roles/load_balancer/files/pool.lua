@@ -5,9 +5,10 @@ local balancer = require "ngx.balancer"
 local cjson = require "cjson.safe"
 
 local FILE, TTL = "/etc/nginx/trestle/pool.json", 10
--- So long is it remembered that a page's last answer was slow; after so many first tries that ended for nothing in so many
--- seconds a site has none.
+-- So long is it remembered how slow a page's last answer was. After so many first tries that ended for nothing in so many
+-- seconds, a site has none.
 local SLOW_TTL, WASTED_MOST, WASTED_TTL = 600, 10, 10
+local IN_PIECES = "in pieces"
 local KNOWN = { up = true, canary = true, drained = true, down = true, outdated = true }
 local REPEATABLE = { GET = true, HEAD = true }
 local states, slow = ngx.shared.trestle_pool, ngx.shared.trestle_slow
@@ -32,10 +33,13 @@ local function hold()
   ngx.sleep(math.max(0, came - states:get("held since")))
 end
 
--- Whether a first try would be in vain: the page's last answer took longer, or more and more first tries of the site end
--- for nothing, since all hosts are busy; asking two of them makes that worse.
-local function patient(site)
-  return slow:get(site .. ngx.var.uri) or (slow:get("wasted by " .. site) or 0) >= WASTED_MOST
+-- The seconds of a first try: half as long again for a page that is known to be slow. None where it would be in vain: the
+-- answer comes in pieces, or more and more first tries of the site end for nothing, since all hosts are busy; asking two of
+-- them makes that worse.
+local function patience(site)
+  local took = slow:get(site .. ngx.var.uri) or 0
+  if took == IN_PIECES or (slow:get("wasted by " .. site) or 0) >= WASTED_MOST then return end
+  return pool.first_try_seconds + 1.5 * took
 end
 
 -- The first host has so many seconds to begin its answer, the next the usual time. What might pause later, gunicorn
@@ -78,7 +82,8 @@ function pool.choose(site, usual_seconds)
   ngx.ctx.backends, ngx.ctx.turn, ngx.ctx.tried = up, turn, 0
   local port = perlbal_port(site)
   if port then return choose_perlbal(port) end
-  if repeatable and #up > 1 and not patient(site) then be_quick(pool.first_try_seconds, usual_seconds) end
+  local seconds = repeatable and #up > 1 and patience(site)
+  if seconds and seconds < usual_seconds then be_quick(seconds, usual_seconds) end
 end
 
 -- In the canaries' own location: a canary, which has so many seconds, and then one that is up and has the usual time.
@@ -113,15 +118,19 @@ function pool.connect()
   assert(balancer.set_current_peer(backend.address, backend.port))
 end
 
--- After the answer: whether the page is slow, and whether its first try was of use.
+-- After the answer: how slow the page is, and whether its first try was of use.
 function pool.learn(site)
-  local took, page = {}, site .. ngx.var.uri
+  local took, page, first = {}, site .. ngx.var.uri, ngx.ctx.seconds and ngx.ctx.seconds[1]
   for each in (ngx.var.upstream_response_time or ""):gmatch("[%d.]+") do took[#took + 1] = tonumber(each) end
   if #took == 0 then return end
-  local refused = #took == 2 and took[1] < pool.first_try_seconds and ngx.var.upstream_status:find("^504")
-  local is = refused and "in pieces" or took[#took] > pool.first_try_seconds and "slow" or nil
-  if is or slow:get(page) == "slow" then slow:set(page, is, SLOW_TTL) end
-  if ngx.ctx.seconds and #took == 2 then slow:incr("wasted by " .. site, is and 1 or -1, 0, WASTED_TTL) end
+  local last = took[#took]
+  -- nginx says 504 of one that had no time left as well, and its timers count whole milliseconds.
+  local refused = first and #took == 2 and took[1] < first - 0.01 and ngx.var.upstream_status:find("^504")
+  local is = refused and IN_PIECES or last > pool.first_try_seconds and last or nil
+  local known = slow:get(page)
+  if known ~= IN_PIECES and (is or known) then slow:set(page, is, SLOW_TTL) end
+  local wasted = refused or first and last > first
+  if first and #took == 2 then slow:incr("wasted by " .. site, wasted and 1 or -1, 0, WASTED_TTL) end
 end
 
 local function view()
