@@ -37,9 +37,9 @@ end
 -- answer comes in pieces, or more and more first tries of the site end for nothing, since all hosts are busy; asking two of
 -- them makes that worse.
 local function patience(site)
-  local took = slow:get(site .. ngx.var.uri) or 0
+  local took = slow:get(site .. ngx.var.uri)
   if took == IN_PIECES or (slow:get("wasted by " .. site) or 0) >= WASTED_MOST then return end
-  return pool.first_try_seconds + 1.5 * took
+  return pool.first_try_seconds + 1.5 * (tonumber(took) or 0)
 end
 
 -- The first host has so many seconds to begin its answer, the next the usual time. What might pause later, gunicorn
