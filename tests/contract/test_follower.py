@@ -335,7 +335,7 @@ def test_seconds_count_from_the_last_answer_even_where_pgpool_had_lost_sight_of_
     assert followed(follower, *looks)["seconds"] == 3
 
 
-STATE = {"primary": "192.0.2.2", "standbys": ["192.0.2.1"], "backends": [{}, {}]}
+STATE = {"state": "agreed", "primary": "192.0.2.2", "standbys": ["192.0.2.1"], "backends": [{}, {}]}
 FOLLOWED = {
     "decided": {"time": 0, "actions": [["promote", "192.0.2.2"]]},
     "followed": {"from": "192.0.2.1", "to": "192.0.2.2", "time": 0, "seconds": 3.4, "own_seconds": 0.6},
@@ -345,8 +345,8 @@ FOLLOWED = {
 @pytest.mark.parametrize(
     ("state", "code", "says"),
     [
-        (STATE, 0, "OK: primary 192.0.2.2, 1 standbys | standbys=1"),
-        (STATE | {"primary": None}, 2, "CRITICAL: primary None"),
+        (STATE, 0, "OK: agreed, primary 192.0.2.2, 1 standbys | standbys=1"),
+        (STATE | {"state": "waiting", "primary": None}, 2, "CRITICAL: waiting, primary None"),
         (STATE | {"standbys": []}, 1, "WARNING"),
         (STATE | {"time": 1}, 2, "CRITICAL: pgpool-follower last looked"),
         (STATE | FOLLOWED, 0, "standbys=1 without_primary=3.4s follow=0.6s"),

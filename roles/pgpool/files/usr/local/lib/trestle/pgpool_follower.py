@@ -188,7 +188,7 @@ def parse_pool(text: str) -> list[Backend]:
 
 
 def summary(real: dict[str, str], pool: list[Backend], actions: list[tuple[str, int]]) -> dict:
-    """What check_pgpool, Munin and `make status` read."""
+    """What check_pgpool and Munin read."""
     primary = agreed(real, pool)
     return {
         "time": time.time(),
