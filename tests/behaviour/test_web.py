@@ -50,6 +50,19 @@ def test_every_host_is_ready_on_the_same_release(host, site):
     assert len(set(releases.values())) == 1, releases
 
 
+def test_what_a_process_that_was_killed_left_in_tmp_goes_after_a_day(host, site):
+    """A day is a second here, since systemd-tmpfiles goes by times that nobody can set back."""
+    web = host(WEB[0])
+    left, copy = f"/srv/{site}/tmp/left.upload.png", f"/srv/{site}/uploads/left.png"
+    rule = f"sed -n 's,^\\(d /srv/{site}/.*\\) 1d$,\\1 1s,p' /etc/tmpfiles.d/trestle-sites.conf"
+    try:
+        web.check_output(f"touch {left} {copy} && sleep 2 && {rule} | systemd-tmpfiles --clean -")
+        assert not web.file(left).exists and web.file(copy).exists
+    finally:
+        web.run(f"rm -f {left} {copy}")
+    assert web.run("systemctl is-active systemd-tmpfiles-clean.timer").rc == 0
+
+
 @pytest.mark.parametrize("name", WEB)
 def test_gunicorn_runs_threads_in_the_wanted_number_of_workers(host, name, site):
     web = host(name)

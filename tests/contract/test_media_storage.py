@@ -282,6 +282,19 @@ def test_a_copy_is_fetched_once_and_anew_when_the_file_changes(storage, media):
     assert not path.exists() and not media[0].files
 
 
+def test_a_copy_that_cannot_be_fetched_leaves_nothing(storage, tmp_path, module, monkeypatch):
+    name = storage.save("a.png", ContentFile(b"1"))
+
+    def broken(source, target):
+        target.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module.shutil, "copyfileobj", broken)
+    with pytest.raises(OSError, match="No space"):
+        storage.path(name)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_file_that_is_not_stored_yet_has_a_path(storage, tmp_path):
     assert storage.path("new.png") == str(tmp_path / "new.png") and not (tmp_path / "new.png").exists()
 

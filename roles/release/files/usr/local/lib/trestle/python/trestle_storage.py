@@ -294,10 +294,12 @@ class MediaStorage(Storage):
 
     def _fetch(self, name, copy, changed):
         copy.parent.mkdir(parents=True, exist_ok=True)
-        with self._open(name) as file, tempfile.NamedTemporaryFile(dir=copy.parent, delete=False) as whole:
-            shutil.copyfileobj(file, whole)
-        os.utime(whole.name, (changed, changed))
-        os.replace(whole.name, copy)
+        with self._open(name) as file, tempfile.TemporaryDirectory(dir=copy.parent) as scratch:
+            whole = Path(scratch, copy.name)
+            with whole.open("wb") as target:
+                shutil.copyfileobj(file, target)
+            os.utime(whole, (changed, changed))
+            os.replace(whole, copy)
 
     def _relative(self, name):
         """A project that has asked for a path gives that as the name."""
