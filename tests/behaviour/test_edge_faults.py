@@ -23,6 +23,8 @@ RATE, MIX = 15, {"page": 85, "write": 15}
 SLOWEST_SECONDS, MOVE_SECONDS = 2.0, 1.0
 FAULT_SECONDS, BACK_SECONDS = 6, 90
 SLOW_SECONDS = 3
+# So long one that has taken the address is above the others, and a little.
+NEW_SECONDS = 12
 # A host that neither sends nor receives; its programs go on.
 HOLE = """nft 'table inet hole {
     chain input { type filter hook input priority -300; policy drop; iif lo accept; }
@@ -241,6 +243,25 @@ def test_the_address_of_a_lost_balancer_moves_at_once_and_does_not_come_back(lab
         print(f"\n{lost} {fault}: {moved:.2f} s without an answer, {knocks.longest:.2f} s with its return")
     journals = "\n".join(journal(host, balancer, "keepalived") for balancer in BALANCERS)
     assert returned and holders(host, front.address) == [other], journals
+    assert knocks.longest < MOVE_SECONDS, journals
+
+
+@pytest.mark.skipif(not is_spare("lb"), reason="there is no second load balancer")
+@pytest.mark.parametrize("seconds", [0.6, 1.0, 1.6])
+def test_an_address_that_moved_in_a_short_cut_does_not_come_back(lab, host, front, domain, seconds, capsys):
+    """Too short for the balancer that is cut off to know it: both have the address when the network is back."""
+    lost, other = BALANCERS[-1], BALANCERS[0]
+    give_to(host, front.address, lost)
+    time.sleep(NEW_SECONDS)
+    with Knocks(front.address, domain) as knocks:
+        time.sleep(1)
+        with Fault(lab, lab.containers()[lost], "cut off"):
+            time.sleep(seconds)
+        time.sleep(5)
+    with capsys.disabled():
+        print(f"\n{lost} cut off for {seconds} s: {knocks.longest:.2f} s without an answer")
+    journals = "\n".join(journal(host, balancer, "keepalived") for balancer in BALANCERS)
+    assert holders(host, front.address) == [other], journals
     assert knocks.longest < MOVE_SECONDS, journals
 
 
