@@ -106,6 +106,12 @@ def judged(records: list[dict], lost=()) -> dict:
     return one | judge.figures(records, one, judge.windows([one]), set(lost))
 
 
+@pytest.mark.parametrize(("gap", "problem"), [(20, []), (45, ["45.5 s without a write"])])
+def test_writes_go_on_soon_or_that_is_a_problem(gap, problem):
+    records = [write(100 + number / 2 + (gap if number > 40 else 0)) for number in range(2 * (100 - gap))]
+    assert judge.problems(judged(records)) == problem
+
+
 @pytest.mark.parametrize(
     ("due", "ended", "outside"),
     [

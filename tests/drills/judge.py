@@ -9,6 +9,8 @@ from tests.drills.load import REPEATABLE
 
 GOOD_GETS = 0.9995
 EXAMPLES_KEPT = 5
+# So soon writes go on, whatever was lost; and so many times the usual time between two of them is chance.
+RESUME_SECONDS, CHANCE = 25, 10
 
 
 def is_get(record: dict) -> bool:
@@ -77,9 +79,18 @@ def problems(step: dict) -> list[str]:
         found.append("nobody asked for anything meanwhile")
     if step.get("lost"):
         found.append(f"{step['lost']} acknowledged writes lost")
+    if is_without_writes(step):
+        found.append(f"{step['without_writes']:g} s without a write")
     if step.get("outside"):
         found.append(f"{step['outside']} writes failed more than {step['window']:g} s after it")
     return found
+
+
+def is_without_writes(step: dict) -> bool:
+    if not (step["ended"] and step.get("writes")):
+        return False
+    usual = (step["ended"] - step["began"]) / step["writes"]
+    return step["without_writes"] > RESUME_SECONDS + CHANCE * usual
 
 
 def good_gets(steps: list[dict]) -> float:
