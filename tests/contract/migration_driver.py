@@ -20,7 +20,8 @@ django.setup()
 from django.db.migrations.executor import MigrationExecutor  # noqa: E402
 from trestle_migrations import MigrationError, Work  # noqa: E402
 
-JOB = {"site": "news", "after": [], "wait": 1, "first": False, "lock_timeout": 2, "attempts": 2, "pause": 0.1}
+JOB = {"site": "news", "after": [], "wait": 1, "first": False, "asks": False}
+JOB |= {"lock_timeout": 2, "attempts": 2, "pause": 0.1}
 
 
 def use(database, package):

@@ -126,6 +126,12 @@ UNSAFE = [
     operation("sql_type", "RunSQL('ALTER TABLE news_story ALTER COLUMN views TYPE bigint')", REWRITES),
     operation("sql_not_null", "RunSQL('ALTER TABLE news_author ALTER email SET NOT NULL')", "may still write NULL"),
     operation("sql_add_not_null", "RunSQL('ALTER TABLE news_tag ADD rank int NOT NULL')", "does not fill it"),
+    operation(
+        "sql_add_beside_a_default",
+        "RunSQL('ALTER TABLE news_tag ADD rank int NOT NULL, ADD n int DEFAULT 1')",
+        "fill it",
+    ),
+    operation("sql_schema", "RunSQL('CREATE SCHEMA s; ALTER TABLE news_tag SET SCHEMA s')", RENAMED),
     operation("sql_check", "RunSQL('ALTER TABLE news_story ADD CONSTRAINT c CHECK (views >= 0)')", "NOT VALID"),
     operation(
         "sql_foreign_key",
@@ -237,6 +243,10 @@ SAFE = [
     operation("sql_default_column", "RunSQL(\"ALTER TABLE news_story ADD COLUMN note text NOT NULL DEFAULT ''\")"),
     operation("sql_drop_unknown_column", "RunSQL('ALTER TABLE news_plain DROP COLUMN old')"),
     operation("sql_drop_unknown_table", "RunSQL('DROP TABLE news_plain')"),
+    operation(
+        "sql_not_valid_among_others",
+        "RunSQL('ALTER TABLE news_story ADD note text, ADD CONSTRAINT c CHECK (views IN (0, 1, 2)) NOT VALID')",
+    ),
     operation("sql_not_valid", "RunSQL('ALTER TABLE news_story ADD CONSTRAINT c CHECK (views >= 0) NOT VALID')"),
     operation("sql_do_data", "RunSQL('DO $$ BEGIN UPDATE news_story SET views = 0 WHERE views < 0; END $$')"),
     operation("sql_drop_unknown_tables", "RunSQL('DROP TABLE IF EXISTS news_plain, news_other')"),
@@ -635,6 +645,34 @@ def test_a_column_that_the_running_release_no_longer_knows_is_dropped_without_a_
     site.has("second_step", f"RemoveField('story', 'tags'), {gone}", third=dropped)
     assert site.migrate() == 0, capfd.readouterr().err
     assert "slug" not in columns(database())
+
+
+@pytest.mark.parametrize(
+    ("known", "code"),
+    [
+        (["news.0001_base"], 1),
+        (["news.0001_base", "news.0002_case"], 0),
+        (None, 0),  # nobody can say it: the database is believed
+    ],
+)
+def test_a_column_that_the_running_release_still_knows_is_not_dropped_where_the_database_is_ahead_of_it(
+    site, database, capfd, monkeypatch, known, code
+):
+    """As after a rollback, or where the canary went back."""
+    gone = "SeparateDatabaseAndState(state_operations=[RemoveField('story', 'slug')])"
+    site.has(f"ahead_{database.name}", gone)
+    assert site.migrate("news.0002_case") == 0
+    (site.folder / "news/current").symlink_to("releases/zero")
+    asked = []
+    names = known and {name: {} for name in known}
+    monkeypatch.setattr(site.program, "migrations_of", lambda *release: asked.append(release) or names)
+    site.has(f"dropped_{database.name}", gone, third="RunSQL('ALTER TABLE news_story DROP COLUMN slug')")
+    assert site.migrate() == code
+    assert asked == [("news", "zero")]
+    said = capfd.readouterr().err
+    assert ("the running release still uses it" in said, "slug" in columns(database())) == (bool(code), bool(code))
+    site.migrate()
+    assert len(asked) == 1 + code, "it is asked where there is something to judge"
 
 
 def test_a_package_s_migration_is_judged_too(site, database, capfd):

@@ -1,6 +1,7 @@
 """What migrate-release runs with a release's own Python: reads, judges and applies the migrations of one site.
 
-Given a job as JSON it says what there is to do, prints "ready" and waits for "go". Without one it lists the migrations.
+Given a job as JSON it says what there is to do, prints "ready" and waits for "go". Before it judges it may print
+"running?" and read the names of the running release's migrations, as JSON. Without a job it lists its own.
 """
 
 import json
@@ -128,7 +129,11 @@ class Work:
     def judge(self, plan):
         from trestle_unsafe import faults
 
-        if found := faults(self.executor, plan, self.job["allow"]):
+        known = None
+        if self.job["asks"]:
+            self.say("running?")
+            known = json.loads(sys.stdin.readline())
+        if found := faults(self.executor, plan, self.job["allow"], known):
             raise MigrationError(
                 "\n".join(
                     f"{migration} is refused ({operation}): {why}: {remedy}, or name {migration} in "

@@ -61,7 +61,7 @@ OF_A_TABLE = [
     (r"ALTER TYPE (\S+) RENAME", RENAMED),
 ]
 OF_ALTER_TABLE = [
-    (r"^RENAME (?!CONSTRAINT)", RENAMED),
+    (r"^(?:RENAME (?!CONSTRAINT)|SET SCHEMA)", RENAMED),
     (r"\bADD (?:COLUMN )?(?!.*\b(?:DEFAULT|CONSTRAINT|CHECK|FOREIGN|UNIQUE|PRIMARY)\b).*\bNOT NULL\b", NOT_FILLED),
     (r"\bADD\b.*\b(?:GENERATED|SERIAL|BIGSERIAL)\b", REWRITES),
     (r"\bALTER (?:COLUMN )?\S+ (?:SET DATA )?TYPE\b", REWRITES),
@@ -77,8 +77,9 @@ CONTROL = r"(?i)\b(?:BEGIN|THEN|ELSE|LOOP)\b"
 NOT_A_COLUMN = ("CONSTRAINT", "NOT", "DEFAULT", "IDENTITY", "EXPRESSION")
 
 
-def faults(executor, plan, allowed):
-    """What speaks against the plan: (migration, operation, why, remedy)."""
+def faults(executor, plan, allowed, known=None):
+    """What speaks against the plan: (migration, operation, why, remedy). ``known``: the migrations that the running
+    release has, where the database may be ahead of it, as after a rollback."""
     connection = executor.connection
     plain = connection.SchemaEditorClass
     # AddConstraintNotValid makes a text of it, which the library's own is not.
@@ -87,7 +88,7 @@ def faults(executor, plan, allowed):
     state = executor._create_project_state(with_applied_migrations=True)
     found = []
     with read_only(connection), judge(connection, collect_sql=True) as editor:
-        editor.running = columns(state.apps)
+        editor.running = columns((state if known is None else state_of(executor.loader, set(known))).apps)
         for migration, _ in plan:
             for operation in migration.operations:
                 before = state.clone()
@@ -101,6 +102,17 @@ def faults(executor, plan, allowed):
                     found += [(str(migration), operation.describe(), *fault) for fault in editor.faults]
         editor.deferred_sql.clear()
     return found
+
+
+def state_of(loader, known):
+    """The models as the applied migrations of these names made them; a squashed one counts as those it replaces."""
+
+    def is_known(node):
+        replaced = {".".join(other) for other in loader.graph.nodes[node].replaces}
+        return ".".join(node) in known or (replaced and replaced <= known)
+
+    applied = [node for node in loader.applied_migrations if node in loader.graph.nodes]
+    return loader.project_state([node for node in applied if is_known(node)])
 
 
 @contextmanager
@@ -255,15 +267,27 @@ class Judge:
             self.altered(*altered.groups())
 
     def altered(self, table, actions):
-        for pattern, why in OF_ALTER_TABLE:
-            if re.search(pattern, actions, re.IGNORECASE):
-                self.fault(why)
+        for action in parts(actions):
+            for pattern, why in OF_ALTER_TABLE:
+                if re.search(pattern, action, re.IGNORECASE):
+                    self.fault(why)
         for column in re.findall(r'\bDROP (?:COLUMN )?(?:IF EXISTS )?"?(\w+)', actions, re.IGNORECASE):
             if column.upper() not in NOT_A_COLUMN and column in self.running.get(table, ()):
                 self.fault(USED)
         for column in re.findall(r'\bALTER (?:COLUMN )?"?(\w+)"? SET NOT NULL', actions, re.IGNORECASE):
             if not self.has_no_nulls(table, column):
                 self.fault(NULLS)
+
+
+def parts(actions):
+    """What an ALTER TABLE does: what is between the commas that stand in no brackets."""
+    depth, begun = 0, 0
+    for at, sign in enumerate(actions):
+        depth += (sign == "(") - (sign == ")")
+        if sign == "," and not depth:
+            yield actions[begun:at].strip()
+            begun = at + 1
+    yield actions[begun:].strip()
 
 
 def statements(sql):
