@@ -136,14 +136,20 @@ def there(told: dict[str, dict], site: str) -> dict[str, dict]:
 
 
 def current(told: dict[str, dict], site: str) -> str:
-    """What the site runs: of hosts that differ, after a roll that did not end, what was switched to last."""
+    """What the site runs: what was recorded last, or what a roll has brought since that did not end. One to the release
+    before was a rollback, which is not done yet."""
     states = [host["sites"][site] for host in told.values() if site in host["sites"]]
-    return max(states, key=lambda state: state["switched"], default={"current": ""})["current"]
+    last = (records(told, site) or [{"id": "", "time": 0}])[-1]
+    done = {last["id"], before(told, site, last["id"])}
+    brought = [state for state in states if state["switched"] > last["time"] and state["current"] not in done]
+    if not brought and last["id"] in there(told, site):
+        return last["id"]
+    return max(brought or states, key=lambda state: state["switched"], default={"current": ""})["current"]
 
 
-def before(told: dict[str, dict], site: str) -> str:
+def before(told: dict[str, dict], site: str, runs: str) -> str:
     """The release to which a rollback goes: the newest other one that was current and is still on a host."""
-    runs, finished = current(told, site), there(told, site)
+    finished = there(told, site)
     ids = (line["id"] for line in reversed(records(told, site)))
     return next((release for release in ids if release != runs and release in finished), "")
 
@@ -155,7 +161,7 @@ def rollback(told: dict[str, dict], sites: list[dict], named: str, wanted: str) 
         name, finished, runs = site["name"], there(told, site["name"]), current(told, site["name"])
         others = {one: named_release(one, about["version"]) for one, about in finished.items() if one != runs}
         known = f"on the hosts are {', '.join(others.values())}" if others else "there is no other on the hosts"
-        release = str(wanted) or before(told, name)
+        release = str(wanted) or before(told, name, runs)
         if not release:
             hint = f": say -e release_id={next(iter(others))}" if others else ""
             raise AnsibleFilterError(f"{name} has run no release before {runs or 'any'}, and {known}{hint}.")

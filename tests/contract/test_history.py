@@ -117,10 +117,20 @@ def test_a_rollback_goes_to_the_release_before():
 
 def test_after_a_roll_that_did_not_end_it_goes_to_what_ran_before_it():
     first = host(line("a", 1), line("b", 2), there="abc", current="c", switched=9)
-    assert back({"web2": host(line("a", 1), line("b", 2)), "web1": first}) == "b"
-    # Also where it had been current before.
-    lines = (line("a", 1), line("b", 2), line("a", 3, "rollback"))
-    assert back({"web1": host(*lines, current="b", switched=9), "web2": host(*lines)}) == "a"
+    lines = (line("a", 1), line("b", 2))
+    assert back({"web2": host(*lines), "web1": first}) == "b"
+    # Also where a later host went back by itself, which was the last thing that happened.
+    assert back({"web1": first, "web2": host(*lines, there="abc", switched=10)}) == "b"
+
+
+def test_a_rollback_that_did_not_end_goes_on():
+    lines = (line("a", 1), line("b", 2), line("c", 3))
+    rolled, left = host(*lines, current="b", switched=9), host(*lines)
+    for told in ({"web1": rolled, "web2": left}, {"web1": rolled, "web2": rolled}):
+        (chosen,) = history.rollback(told, [NEWS], "", "")
+        assert chosen["id"] == "b"
+    (chosen,) = history.rollback({"web1": rolled, "web2": left}, [NEWS], "", "")
+    assert chosen["from"] == "c"
 
 
 def test_a_release_that_is_gone_or_never_ran_is_passed_over():
