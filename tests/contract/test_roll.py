@@ -128,6 +128,37 @@ def test_there_is_a_way_back_to_release_and_configuration(site):
     assert (second.root / "configuration/environment").read_text().endswith("VALUE=one")
 
 
+def test_the_way_back_is_there_however_long_ago_that_configuration_was_made(site):
+    first = site()
+    first.switch(first.wanted_setup())
+    before = first.setup()
+    folder = first.root / before.configuration
+    os.utime(folder, (0, 0))
+    (first.root / "etc/environment").write_text("VALUE=two")
+    second = site("shop=b2")
+    second.switch(second.wanted_setup())
+    second.want(before)
+    assert (second.wanted, second.digest) == ("a1", "one")
+    second.switch(before)
+    (first.root / "etc/environment").write_text("VALUE=three")
+    for release in ("c3", "d4"):
+        later = site(f"shop={release}")
+        later.switch(later.wanted_setup())
+    assert not folder.exists(), "in the end it goes"
+
+
+def test_what_ran_and_is_gone_leaves_the_host_drained_and_is_said(site, rolled, roll, monkeypatch):
+    shop = site()
+    shop.switch(shop.wanted_setup())
+    shop.wanted = "a2"
+    once = rolled([shop])
+    monkeypatch.setattr(once, "show", lambda _: (_ for _ in ()).throw(roll.Bad(shop, "answers with status 500 to /")))
+    monkeypatch.setattr(shop, "log", lambda since: [])
+    monkeypatch.setattr(shop, "want", lambda setup: (_ for _ in ()).throw(FileNotFoundError("environment")))
+    said = once.run()
+    assert said["failed"] == "shop answers with status 500 to /" and said["back"] is False
+
+
 def test_a_site_without_a_wanted_release_keeps_the_one_that_runs(site):
     site().switch(site().wanted_setup())
     assert site("shop").wanted == "a1"
@@ -300,7 +331,7 @@ def rolled(roll, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("canary", [True, False])
 def test_a_host_without_an_earlier_release_is_watched_too(site, rolled, canary):
-    """It is the canary where others serve: deploys.canary."""
+    """It is a canary where others serve: deploys.canaries."""
     once = rolled([site()], canary)
     assert once.run()["changed"] is True
     assert bool(once.watched) == canary
@@ -614,21 +645,23 @@ NEW = ["shop: does not answer", deploys.NEW]
 
 
 @pytest.mark.parametrize(
-    ("reasons", "host"),
+    ("reasons", "hosts"),
     [
-        ({"web1": ["x: y"], "web2": ["x: y"]}, "web1"),
-        ({"web1": [], "web2": ["x: y"]}, ""),  # web1 has it already, and stood the watch
-        ({"web1": [], "web2": []}, ""),
-        ({}, ""),
-        ({"web1": NEW, "web2": ["x: y"]}, "web1"),
-        ({"web1": NEW, "web2": NEW}, ""),  # there are no visitors yet
-        ({"web1": ["skipped, since there is none"], "web2": ["x: y"], "web3": ["x: y"]}, "web2"),  # a blank one
-        ({"web1": ["no reason"], "web2": ["x: y"]}, ""),
+        ({"web1": ["x: y"], "web2": ["x: y"]}, ["web1"]),
+        ({"web1": [], "web2": ["x: y"]}, []),  # web1 has it already, and stood the watch
+        ({"web1": [], "web2": []}, []),
+        ({}, []),
+        ({"web1": ["x: y"], "web2": NEW, "web3": ["x: y"]}, ["web2", "web1"]),
+        ({"web1": ["x: y", deploys.UNSEEN], "web2": ["x: y"]}, ["web2"]),  # nobody would try it on web1
+        ({"web1": ["x: y", deploys.UNSEEN], "web2": ["x: y", deploys.UNSEEN]}, ["web1"]),
+        ({"web1": NEW, "web2": NEW}, []),  # there are no visitors yet
+        ({"web1": ["skipped, since there is none"], "web2": ["x: y"], "web3": ["x: y"]}, ["web2"]),  # a blank one
+        ({"web1": ["no reason"], "web2": ["x: y"]}, []),
     ],
 )
-def test_the_canary_is_the_first_host_where_none_has_the_release(reasons, host):
+def test_the_canaries_are_the_hosts_up_to_the_first_that_serves_where_none_has_the_release(reasons, hosts):
     statuses = {name: {"stdout": "\n".join(lines), "stdout_lines": lines} for name, lines in reasons.items()}
-    assert deploys.canary(statuses) == host
+    assert deploys.canaries(statuses) == hosts
 
 
 @pytest.mark.parametrize(
@@ -638,18 +671,64 @@ def test_the_canary_is_the_first_host_where_none_has_the_release(reasons, host):
         ({"web2": ["shop: does not answer"]}, ["web2", "web1", "web3"]),
         ({"web1": ["x: y"], "web3": NEW}, ["web3", "web1", "web2"]),
         ({"web1": ["x: y"], "web2": [], "web3": ["pgpool: z", deploys.DRAINED]}, ["web3", "web1", "web2"]),
+        ({"web1": [*NEW, deploys.UNSEEN], "web3": ["shop: does not answer"]}, ["web3", "web2", "web1"]),
         ({"web3": ["skipped, since there is none"]}, ["web1", "web2", "web3"]),
     ],
 )
-def test_hosts_that_serve_nobody_are_rolled_first(said, order):
+def test_hosts_that_serve_nobody_are_rolled_first_and_those_without_visitors_last(said, order):
     hostvars = {host: {} for host in ("web1", "web2", "web3")}
     for host, lines in said.items():
         hostvars[host] = {"__gunicorn_status": {"stdout_lines": lines}}
-    assert deploys.idle_first(list(hostvars), hostvars) == order
+    assert deploys.roll_order(list(hostvars), hostvars) == order
 
 
 def test_both_sides_say_the_same_of_a_host(roll):
-    assert (deploys.NEW, deploys.DRAINED) == (roll.NEW, roll.DRAINED)
+    assert (deploys.NEW, deploys.DRAINED, deploys.UNSEEN) == (roll.NEW, roll.DRAINED, roll.UNSEEN)
+
+
+@pytest.mark.parametrize(
+    ("flags", "told", "unseen"),
+    [
+        ([], "up 1/1", False),
+        (["deploy"], "drained 1/1", False),
+        (["manual"], "drained 1/1", True),
+        (["deploy", "patch"], "drained 1/1", True),
+        ([], "outdated 1/1", True),
+    ],
+)
+def test_a_host_that_stays_out_of_the_pool_says_so(pool, roll, monkeypatch, flags, told, unseen):
+    hosts, _, questions = pool
+    monkeypatch.setattr(roll, "Supervisor", Supervisor)
+    (questions / "192.0.2.1").write_text(told)
+    for flag in flags:
+        (roll.DRAIN / flag).touch()
+    once = roll.Roll(hosts.sites, {}, hosts, False)
+    assert (roll.UNSEEN in once.reasons()) is unseen
+    monkeypatch.setattr(hosts.sites[0], "reason", lambda _: "")
+    assert once.reasons() == [] or "deploy" in flags, "alone it is no reason to roll"
+
+
+def test_what_runs_is_looked_at_when_an_earlier_roll_has_ended(roll, monkeypatch, tmp_path):
+    monkeypatch.setattr(roll, "LOCK", tmp_path / "lock")
+    made = []
+
+    class Once:
+        def run(self):
+            return {"changed": False}
+
+    def make():
+        made.append(time.monotonic())
+        return Once()
+
+    with (tmp_path / "lock").open("w") as lock:
+        roll.fcntl.flock(lock, roll.fcntl.LOCK_EX)
+        waiting = threading.Thread(target=roll.roll, args=(make,))
+        monkeypatch.setattr(roll.signal, "signal", lambda *_: None)
+        waiting.start()
+        time.sleep(0.5)
+        assert not made
+    waiting.join(5)
+    assert len(made) == 1
 
 
 def test_what_serves_nobody_yet_says_so(site, roll, monkeypatch):
@@ -665,11 +744,12 @@ def test_what_serves_nobody_yet_says_so(site, roll, monkeypatch):
 
 def test_a_bad_release_is_told_in_a_sentence_with_the_lines_that_tell_why():
     result = {"changed": True, "failed": "shop does not start", "back": True, "log": ["ImportError: no"]}
-    assert deploys.told_of_a_bad_release(result, "web1", ["--canary"]).splitlines() == [
+    assert deploys.told_of_a_bad_release(result, "web1", ["web1", "web2"]).splitlines() == [
         "web1: shop does not start: it went back to what ran before. No other host was touched.",
         "The last of its logs:",
         "ImportError: no",
     ]
-    assert deploys.told_of_a_bad_release({"changed": True}, "web1", ["--canary"]) == ""
+    assert deploys.told_of_a_bad_release({"changed": True}, "web1", ["web1"]) == ""
     assert "stays drained" in deploys.told_of_a_bad_release(result | {"back": False}, "web1", [])
     assert "No other host" not in deploys.told_of_a_bad_release(result, "web2", [])
+    assert "No other host" not in deploys.told_of_a_bad_release(result, "web2", ["web1", "web2"])

@@ -7,6 +7,9 @@ import re
 # Of a host that serves nobody yet, or nobody any more: site-roll.
 NEW = "host: has run no release yet"
 DRAINED = "drain: an earlier roll left this host drained"
+# Of a host on which no visitor would try a release.
+UNSEEN = "visitors: none come here after a roll either, since it is drained by others or missed a deploy"
+IDLE, SERVES, LAST = range(3)
 
 
 def this_deploy(records: list[str], wanted: list[str]) -> str:
@@ -25,20 +28,29 @@ def reasons(status: dict) -> list[str]:
     return [line for line in status["stdout_lines"] if re.match(r"[^ ]+: ", line)]
 
 
-def canary(statuses: dict[str, dict]) -> str:
-    """The host that goes first and is watched; none where some host already runs what is wanted, or none serves yet."""
+def rank(lines: list[str]) -> int:
+    """When a host is rolled: those that serve nobody first, since that may mend what is wrong with them, and the others
+    wait for them; last those on which no visitor would try a release."""
+    if UNSEEN in lines:
+        return LAST
+    return IDLE if any(line in (NEW, DRAINED) or line.endswith(": does not answer") for line in lines) else SERVES
+
+
+def canaries(statuses: dict[str, dict]) -> list[str]:
+    """The hosts that are watched: the first one that serves, and those that are rolled before it; none where some host
+    already runs what is wanted, or none serves yet."""
     told = {host: reasons(status) for host, status in statuses.items() if is_there(status)}
-    return next(iter(told), "") if all(told.values()) and any(NEW not in lines for lines in told.values()) else ""
+    if not all(told.values()) or all(NEW in lines for lines in told.values()):
+        return []
+    order = sorted(told, key=lambda host: rank(told[host]))
+    serving = (number for number, host in enumerate(order) if rank(told[host]) == SERVES)
+    return order[: next(serving, 0) + 1]
 
 
-def idle_first(hosts: list[str], hostvars: dict) -> list[str]:
-    """Those that serve nobody first: the roll may mend what is wrong with them, and the others wait for them."""
-
-    def serves(host: str) -> bool:
-        lines = reasons(hostvars.get(host, {}).get("__gunicorn_status", {"stdout_lines": []}))
-        return not any(line in (NEW, DRAINED) or line.endswith(": does not answer") for line in lines)
-
-    return sorted(hosts, key=serves)
+def roll_order(hosts: list[str], hostvars: dict) -> list[str]:
+    """The hosts of a roll, the first one first."""
+    nothing = {"stdout_lines": []}
+    return sorted(hosts, key=lambda host: rank(reasons(hostvars.get(host, {}).get("__gunicorn_status", nothing))))
 
 
 def is_there(status: dict) -> bool:
@@ -46,7 +58,7 @@ def is_there(status: dict) -> bool:
     return not status["stdout"].startswith("skipped")
 
 
-def told_of_a_bad_release(result: dict, host: str, options: list[str]) -> str:
+def told_of_a_bad_release(result: dict, host: str, canaries: list[str]) -> str:
     """What to say of a failed roll: the sentence, and the log lines that tell why; nothing of a good one."""
     if "failed" not in result:
         return ""
@@ -56,7 +68,7 @@ def told_of_a_bad_release(result: dict, host: str, options: list[str]) -> str:
         outcome = "it went back to what ran before"
     else:
         outcome = "it stays drained, since there is nothing before it that runs"
-    others = " No other host was touched." if options else ""
+    others = " No other host was touched." if host in canaries[:1] else ""
     return "\n".join([f"{host}: {result['failed']}: {outcome}.{others}", "The last of its logs:", *result["log"]])
 
 
@@ -65,8 +77,8 @@ class FilterModule:
         return {
             "this_deploy": this_deploy,
             "smoke_tests": smoke_tests,
-            "canary": canary,
-            "idle_first": idle_first,
+            "canaries": canaries,
+            "roll_order": roll_order,
             "reasons": reasons,
             "is_there": is_there,
             "told_of_a_bad_release": told_of_a_bad_release,

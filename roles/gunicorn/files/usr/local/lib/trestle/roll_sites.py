@@ -131,13 +131,14 @@ class Site:
 
     def switch(self, setup: Setup) -> None:
         """Point at it; a link is replaced in one step."""
+        # What ran is what one goes back to.
+        kept = {Path(setup.configuration).name, Path(self.setup().configuration).name, self.digest}
         for link, target in (("current", setup.release), ("configuration", setup.configuration)):
             if target:
                 new = self.root / f".{link}"
                 new.unlink(missing_ok=True)
                 new.symlink_to(target)
                 new.rename(self.root / link)
-        kept = {Path(setup.configuration).name, self.digest}
         for folder in (self.root / "configurations").iterdir():
             # One more than is needed: an earlier roll may have stopped between its two links.
             if folder.name not in kept and folder.stat().st_mtime < time.time() - 24 * 60 * 60:
