@@ -123,6 +123,11 @@ def test_after_a_roll_that_did_not_end_it_goes_to_what_ran_before_it():
     assert back({"web1": first, "web2": host(*lines, there="abc", switched=10)}) == "b"
 
 
+def test_a_host_that_was_away_says_nothing_of_what_runs():
+    lines = (line("a", 1), line("b", 2))
+    assert back({"web1": host(*lines), "web2": host(*lines, there="abx", current="x", switched=1.5)}) == "a"
+
+
 def test_a_rollback_that_did_not_end_goes_on():
     lines = (line("a", 1), line("b", 2), line("c", 3))
     rolled, left = host(*lines, current="b", switched=9), host(*lines)

@@ -675,6 +675,23 @@ def test_a_column_that_the_running_release_still_knows_is_not_dropped_where_the_
     assert len(asked) == 1 + code, "it is asked where there is something to judge"
 
 
+def test_a_squashed_migration_is_known_where_all_that_it_replaces_is():
+    """``state_of`` with a loader's answers."""
+    script = """
+from types import SimpleNamespace as Made
+import trestle_unsafe
+squashed, plain = Made(replaces=[("a", "1"), ("a", "2")]), Made(replaces=[])
+graph = Made(nodes={("a", "12"): squashed, ("a", "3"): plain, ("b", "1"): plain})
+applied = {**graph.nodes, ("a", "1"): None, ("a", "2"): None}
+loader = Made(graph=graph, applied_migrations=applied, project_state=lambda nodes: sorted("".join(n) for n in nodes))
+print(trestle_unsafe.state_of(loader, {"a.1", "a.2", "b.1"}), trestle_unsafe.state_of(loader, {"a.1", "a.3"}))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=os.environ | {"PYTHONPATH": str(LIBRARY)}, capture_output=True, text=True
+    )
+    assert done.stdout == "['a12', 'b1'] ['a3']\n", done.stderr
+
+
 def test_a_package_s_migration_is_judged_too(site, database, capfd):
     """Nobody can change it, but somebody can name it."""
     (site.project / "settings.py").write_text(
