@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 from conftest import ENV, hosts_of
 
@@ -13,8 +15,21 @@ BAD = "ready, then 500s"
 # Only the drill's own releases have slow pages.
 USUAL = {kind: share for kind, share in MIX.items() if kind != "slow"}
 DEPLOY = "playbooks/deploy.yml"
+WEB = hosts_of("web")
+# Nobody would try the bad release on a host that an engineer has drained; it takes two others.
+CANARY = WEB[1] if len(WEB) > 2 else WEB[0]
 
-pytestmark = pytest.mark.skipif(len(hosts_of("web")) < 2, reason="one web host cannot be rolled unnoticed")
+pytestmark = pytest.mark.skipif(len(WEB) < 2, reason="one web host cannot be rolled unnoticed")
+
+
+@contextlib.contextmanager
+def drained_by_hand(lab, name: str):
+    flag, container = "/var/lib/trestle/drain/manual", lab.containers()[name]
+    container.exec_run(["touch", flag])
+    try:
+        yield
+    finally:
+        container.exec_run(["rm", flag])
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +53,8 @@ def drilled(lab, tmp_path_factory) -> dict[str, dict]:
     found = {}
     try:
         found["good"] = drill.take(Step("deploy", "a good release", "", good, fast=True))
-        found["bad"] = drill.take(Step("bad", BAD, "", bad, fast=True))
+        with drained_by_hand(lab, WEB[0]) if WEB[0] != CANARY else contextlib.nullcontext():
+            found["bad"] = drill.take(Step("bad", BAD, "", bad, fast=True))
     finally:
         # The tests that follow know the environment's own release.
         found["back"] = drill.take(Step("deploy", "the environment's own", "", (DEPLOY,), fast=True))
@@ -54,14 +70,14 @@ def said(done: dict) -> str:
 def test_a_good_release_goes_to_every_host_and_no_request_fails(drilled):
     for done in (drilled["good"], drilled["back"]):
         assert done["problems"] == [], said(done)
-        assert done["touched"] == hosts_of("web") and done["requests"] > RATE
+        assert done["touched"] == WEB and done["requests"] > RATE
 
 
 def test_a_bad_release_touches_the_canary_alone_and_is_gone_within_seconds(drilled):
     done = drilled["bad"]
     assert done["problems"] == [], said(done)
-    assert len(done["touched"]) == 1 and done["back"] < 10
-    assert done["touched"][0] in done["sentence"] and "with an error" in done["sentence"], done["sentence"]
+    assert done["touched"] == [CANARY] and done["back"] < 10
+    assert CANARY in done["sentence"] and "with an error" in done["sentence"], done["sentence"]
 
 
 def test_every_visitor_was_served_and_every_story_is_there_once(drilled):
