@@ -679,7 +679,7 @@ def test_hosts_that_serve_nobody_are_rolled_first_and_those_without_visitors_las
     hostvars = {host: {} for host in ("web1", "web2", "web3")}
     for host, lines in said.items():
         hostvars[host] = {"__gunicorn_status": {"stdout_lines": lines}}
-    assert deploys.roll_order(list(hostvars), hostvars) == order
+    assert deploys.web_roll_order(list(hostvars), hostvars) == order
 
 
 def test_both_sides_say_the_same_of_a_host(roll):

@@ -47,7 +47,7 @@ def canaries(statuses: dict[str, dict]) -> list[str]:
     return order[: next(serving, 0) + 1]
 
 
-def roll_order(hosts: list[str], hostvars: dict) -> list[str]:
+def web_roll_order(hosts: list[str], hostvars: dict) -> list[str]:
     """The hosts of a roll, the first one first."""
     nothing = {"stdout_lines": []}
     return sorted(hosts, key=lambda host: rank(reasons(hostvars.get(host, {}).get("__gunicorn_status", nothing))))
@@ -78,7 +78,7 @@ class FilterModule:
             "this_deploy": this_deploy,
             "smoke_tests": smoke_tests,
             "canaries": canaries,
-            "roll_order": roll_order,
+            "web_roll_order": web_roll_order,
             "reasons": reasons,
             "is_there": is_there,
             "told_of_a_bad_release": told_of_a_bad_release,
