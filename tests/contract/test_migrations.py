@@ -374,7 +374,7 @@ class Site:
         self.program = load("release", "migrate-release")
         (folder / "news/releases/one").mkdir(parents=True)
         (folder / "news/releases/one/.ready").touch()
-        monkeypatch.setattr(self.program, "SITES", folder)
+        monkeypatch.setattr(self.program.release_store, "SRV", folder)
         monkeypatch.setattr(self.program, "SITE_RUN", str(folder / "site-run"))
         self.options = {"check": False, "wait": 0.5, "lock_timeout": 0.4, "attempts": 3, "pause": 0.2}
 

@@ -42,9 +42,10 @@ def canaries(statuses: dict[str, dict]) -> list[str]:
     told = {host: reasons(status) for host, status in statuses.items() if is_there(status)}
     if not all(told.values()) or all(NEW in lines for lines in told.values()):
         return []
-    order = sorted(told, key=lambda host: rank(told[host]))
-    serving = (number for number, host in enumerate(order) if rank(told[host]) == SERVES)
-    return order[: next(serving, 0) + 1]
+    ranks = {host: rank(lines) for host, lines in told.items()}
+    order = sorted(ranks, key=ranks.get)
+    serving = [host for host in order if ranks[host] == SERVES]
+    return order[: order.index(serving[0]) + 1] if serving else order[:1]
 
 
 def web_roll_order(hosts: list[str], hostvars: dict) -> list[str]:
@@ -58,7 +59,7 @@ def is_there(status: dict) -> bool:
     return not status["stdout"].startswith("skipped")
 
 
-def told_of_a_bad_release(result: dict, host: str, canaries: list[str]) -> str:
+def told_of_a_bad_release(result: dict, host: str, watched: list[str]) -> str:
     """What to say of a failed roll: the sentence, and the log lines that tell why; nothing of a good one."""
     if "failed" not in result:
         return ""
@@ -68,7 +69,7 @@ def told_of_a_bad_release(result: dict, host: str, canaries: list[str]) -> str:
         outcome = "it went back to what ran before"
     else:
         outcome = "it stays drained, since there is nothing before it that runs"
-    others = " No other host was touched." if host in canaries[:1] else ""
+    others = " No other host was touched." if host in watched[:1] else ""
     return "\n".join([f"{host}: {result['failed']}: {outcome}.{others}", "The last of its logs:", *result["log"]])
 
 
