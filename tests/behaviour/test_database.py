@@ -23,6 +23,8 @@ from tests import offers
 
 DB, WEB = hosts_of("db"), hosts_of("web")
 SWITCHOVER_SECONDS, HEALTH_SECONDS = 8, 90
+# Patroni by itself waits two seconds before a standby follows whoever was chosen.
+FOLLOW_SECONDS = 2
 # So long may a page wait at the load balancers while the primary moves.
 HELD_SECONDS = 10
 TABLE = "trestle_test"
@@ -149,6 +151,11 @@ def test_a_wrong_password_is_refused(host, site):
         assert "authentication failed" in done.stderr, done.stderr
 
 
+def test_pgpool_has_room_for_what_it_knows_of_tables(host):
+    for name in WEB:
+        assert not host(name).run("journalctl -u pgpool2 --quiet --lines=1 --grep=pool_reuse_block").stdout
+
+
 def test_the_database_hosts_refuse_the_superuser_from_a_web_host(host):
     for name in set(WEB) - set(DB):
         for db in DB:
@@ -243,6 +250,12 @@ def test_a_switchover_moves_the_primary_fails_no_get_and_writes_resume_through_e
         assert all(wait(5, lambda w=writer: w.written(w.now() - 1)) for writer in writers.values()), told(host)
         gaps = {name: round(writer.longest_gap(began), 1) for name, writer in writers.items()}
     print(f"seconds without a write: {gaps}; the slowest page took {visitor.slowest:.1f} s")
+    for other in set(DB) - {old, new}:
+        said = host(other).check_output(f"journalctl -u patroni -o short-unix --no-pager --since=@{began:.0f}")
+        chosen = re.search(rf"^([0-9.]+) .* switchover: to {new}, i am {other}$", said, re.MULTILINE)
+        followed = re.search(r"^([0-9.]+) .* parameter \"primary_conninfo\" changed", said, re.MULTILINE)
+        # It may have the lock's new owner before it knows that there was none.
+        assert not chosen or 0 < float(followed[1]) - float(chosen[1]) < FOLLOW_SECONDS, said
     assert max(gaps.values()) < SWITCHOVER_SECONDS, f"{gaps}\n{told(host)}"
     assert visitor.served > 10 and not visitor.failures, visitor.failures
 

@@ -259,6 +259,16 @@ def test_a_child_that_pgpool_has_given_up_and_that_does_not_end_is_killed_at_the
     assert any(title.startswith("pgpool: worker") for title in titles)
 
 
+def test_who_is_woken_serves_clients(follower, pgpool, monkeypatch):
+    """These end of it; pgpool's children only stop sleeping."""
+    monkeypatch.setattr(follower, "WAKE_SECONDS", 0.01)
+    assert len(pgpool.known) == 2
+    follower.wake_children()
+    assert follower.children(pgpool.pid) == set()
+    titles = [Path(f"/proc/{pid}/cmdline").read_text() for pid in pgpool.children()]
+    assert any(title.startswith("pgpool: worker") for title in titles)
+
+
 def test_a_pgpool_that_listens_on_a_socket_that_is_not_there_any_more_is_crippled(follower, tmp_path, monkeypatch):
     monkeypatch.setattr(follower, "SOCKET", tmp_path / "pcp")
     assert not follower.is_crippled(), "it only starts"
@@ -281,9 +291,11 @@ def test_a_crippled_pgpool_is_killed(follower, monkeypatch):
 
 def test_where_pgpool_is_stopped_nobody_is_killed(follower, tmp_path, monkeypatch):
     monkeypatch.setattr(follower, "PID_FILE", tmp_path / "pid")
+    monkeypatch.setattr(follower, "WAKE_SECONDS", 0.01)
     follower.Leftovers().kill()
     (tmp_path / "pid").write_text("")
     follower.Leftovers().kill()
+    follower.wake_children()
 
 
 def test_the_summary_names_a_primary_only_where_both_agree(follower):

@@ -29,6 +29,8 @@ NO_CHILD = r"pgpool: (health check|worker|PCP|watchdog|lifecheck|heartbeat)"
 # A change of the backends restarts pgpool's children. For so long after it is looked whether the old ones end.
 ENDING_SECONDS = 5.0
 CRIPPLED_SECONDS = 1.5
+# How often, and after which pauses, its new children are woken after a promotion.
+WAKES, WAKE_SECONDS = 4, 0.15
 # Between two rounds; and where nobody is the primary, which is soon to end, or something was just done.
 ROUND_SECONDS, HASTE_SECONDS = 1.0, 0.2
 # Two rounds; and a healthy standby does not stream for a while after a failover: that is no reason to detach it.
@@ -212,6 +214,11 @@ def pcp(command: str, *arguments: str) -> str | None:
     return done.stdout
 
 
+def main_pid() -> int:
+    """pgpool's own; its file has it with a zero byte."""
+    return int(PID_FILE.read_text().rstrip("\0\n"))
+
+
 def children(main: int) -> set[int]:
     """The processes of this pgpool that serve clients; one that has ended and was not reaped yet has no title."""
     found = set()
@@ -221,6 +228,20 @@ def children(main: int) -> set[int]:
             if title and not re.match(NO_CHILD, title):
                 found.add(int(pid))
     return found
+
+
+def wake_children() -> None:
+    """A promotion restarts all of them, and each that is there before it has ended sleeps for a second.
+
+    A signal ends that sleep, and does nothing else; thirty would be taken for thirty seconds. Not after an attach: those
+    that wait for a client would all end at once, and pgpool forks new ones a second later.
+    """
+    for _ in range(WAKES):
+        time.sleep(WAKE_SECONDS)
+        with contextlib.suppress(OSError, ValueError):
+            for pid in children(main_pid()):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGUSR2)
 
 
 class Leftovers:
@@ -241,7 +262,7 @@ class Leftovers:
 
     def kill(self) -> None:
         try:
-            there = children(int(PID_FILE.read_text().rstrip("\0\n")))
+            there = children(main_pid())
         except (OSError, ValueError):
             # It is being stopped or started.
             return
@@ -324,6 +345,10 @@ def main() -> None:
             for action, backend in actions:
                 pcp(f"pcp_{action}_node", "-n", str(backend))
                 restarted = time.monotonic()
+            if any(action == "promote" for action, _ in actions):
+                # A standby that did not stop streaming is not attached at once either.
+                counts = {}
+                threads.submit(wake_children)
             if time.monotonic() - restarted < ENDING_SECONDS:
                 leftovers.kill()
             pause = HASTE_SECONDS if actions or not leader_of(real) else ROUND_SECONDS
