@@ -233,7 +233,7 @@ def children(main: int) -> set[int]:
 def wake_children() -> None:
     """A promotion restarts all of them, and each that is there before it has ended sleeps for a second.
 
-    A signal ends that sleep, and does nothing else; thirty would be taken for thirty seconds. Not after an attach: those
+    A signal ends that sleep and does nothing else; thirty would be taken for thirty seconds. Not after an attach: those
     that wait for a client would all end at once, and pgpool forks new ones a second later.
     """
     for _ in range(WAKES):
