@@ -152,8 +152,9 @@ def test_a_wrong_password_is_refused(host, site):
 
 
 def test_pgpool_has_room_for_what_it_knows_of_tables(host):
+    since_its_start = "_SYSTEMD_INVOCATION_ID=$(systemctl show --property=InvocationID --value pgpool2)"
     for name in WEB:
-        assert not host(name).run("journalctl -u pgpool2 --quiet --lines=1 --grep=pool_reuse_block").stdout
+        assert not host(name).run(f"journalctl --quiet --lines=1 --grep=pool_reuse_block {since_its_start}").stdout
 
 
 def test_the_database_hosts_refuse_the_superuser_from_a_web_host(host):

@@ -358,6 +358,40 @@ def test_what_fails_on_the_way_is_a_failed_check_and_goes_back(site, rolled, mon
     assert shop.setup() == before
 
 
+def test_a_disk_too_full_for_the_first_link_leaves_what_ran(site, rolled, monkeypatch):
+    shop = site()
+    shop.switch(shop.wanted_setup())
+    before, shop.wanted = shop.setup(), "a2"
+    once, started = rolled([shop]), []
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(type(shop.root), "symlink_to", full)
+    monkeypatch.setattr(shop, "log", lambda since: [])
+    start = once.start
+    monkeypatch.setattr(once, "start", lambda *_: start(*_) or started.append(shop.wanted))
+    said = once.run()
+    assert "No space left" in said["failed"] and said["back"] is True
+    assert shop.setup() == before and started == ["a1"]
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(roll, tmp_path, monkeypatch):
+    file = tmp_path / "sites.conf"
+    roll.replace(file, b"one")
+    written = file.stat()
+
+    def full(self, content):
+        self.touch()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(type(file), "write_bytes", full)
+    roll.replace(file, b"one")
+    with pytest.raises(OSError, match="No space left"):
+        roll.replace(file, b"two")
+    assert file.read_bytes() == b"one" and file.stat().st_ino == written.st_ino
+
+
 def test_a_bad_release_goes_back_beside_a_site_that_is_new(site, rolled, roll, monkeypatch):
     shop, blog = site(), site("blog=b1")
     shop.switch(shop.wanted_setup())

@@ -130,11 +130,13 @@ class Site:
         return Setup(f"releases/{self.wanted}", f"configurations/{self.digest}")
 
     def switch(self, setup: Setup) -> None:
-        """Point at it; a link is replaced in one step."""
+        """Point at it; a link is replaced in one step, and left alone where it is right, so that one goes back on a full
+        disk too."""
+        now = self.setup()
         # What ran is what one goes back to.
-        kept = {Path(setup.configuration).name, Path(self.setup().configuration).name, self.digest}
-        for link, target in (("current", setup.release), ("configuration", setup.configuration)):
-            if target:
+        kept = {Path(setup.configuration).name, Path(now.configuration).name, self.digest}
+        for link, target, before in zip(("current", "configuration"), setup, now, strict=True):
+            if target and target != before:
                 new = self.root / f".{link}"
                 new.unlink(missing_ok=True)
                 new.symlink_to(target)
