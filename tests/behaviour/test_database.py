@@ -25,6 +25,8 @@ DB, WEB = hosts_of("db"), hosts_of("web")
 SWITCHOVER_SECONDS, HEALTH_SECONDS = 8, 90
 # Patroni by itself waits two seconds before a standby follows whoever was chosen.
 FOLLOW_SECONDS = 2
+# Who logs in to pgpool waits while it attaches a standby: not right after the primary has moved.
+ATTACH_SECONDS = 2
 # So long may a page wait at the load balancers while the primary moves.
 HELD_SECONDS = 10
 TABLE = "trestle_test"
@@ -265,6 +267,12 @@ def test_a_switchover_moves_the_primary_fails_no_get_and_writes_resume_through_e
         followed = json.loads(host(name).check_output("cat /run/pgpool/follower.json"))["followed"]
         assert (followed["from"], followed["to"]) == (addresses[old], addresses[new]), f"{name}: {followed}"
         assert 0 < followed["own_seconds"] <= followed["seconds"] < SWITCHOVER_SECONDS, f"{name}: {followed}"
+        said = host(name).check_output(f"journalctl -u pgpool-follower -o short-unix --no-pager --since=@{began:.0f}")
+        promoted, attached = [
+            float(re.search(rf"^([0-9.]+) .*to do: \[\('{what}'", said, re.MULTILINE)[1])
+            for what in ("promote", "attach")
+        ]
+        assert attached - promoted > ATTACH_SECONDS, f"{name}: {said}"
 
 
 @several

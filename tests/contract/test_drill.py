@@ -231,8 +231,8 @@ def hosts(**releases: str) -> dict[str, dict]:
     return {name: {"release": release, "digest": "d", "pid": f"of {release}"} for name, release in run.items()}
 
 
-def judge(tmp_path, kind, name, code, before, after, told):
-    run = runs.Run(0, 40, code, "fatal: [web1]: FAILED! =>\n    msg: web1 is bad.\n")
+def judge(tmp_path, kind, name, code, before, after, told, said="web1 is bad."):
+    run = runs.Run(0, 40, code, f"fatal: [web1]: FAILED! =>\n    msg: '{said}'\n")
     step = deploy.Step(kind, name, "v1", ())
     return drill(tmp_path).judge(step, run, before, after, told)
 
@@ -249,27 +249,37 @@ def test_a_good_deploy_is_judged(tmp_path):
 
 
 def test_a_bad_release_is_judged(tmp_path):
-    name = "ready, then 500s"
-    told = events("web1", 0, *WENT_BACK)
-    done = judge(tmp_path, "bad", name, 2, hosts(), hosts(), told)
-    assert (done["problems"], done["touched"], done["back"], done["sentence"]) == ([], ["web1"], 3, "web1 is bad.")
-    assert judge(tmp_path, "bad", name, 0, hosts(), hosts(), told)["problems"] == ["the run succeeded"]
-    assert judge(tmp_path, "bad", name, 2, hosts(), hosts(web1="new"), told)["problems"] == [
-        "a host runs another release than before"
-    ]
+    told, said = events("web1", 0, *WENT_BACK), "web1: newsroom answers 3 of 9 requests with an error."
+
+    def bad(code=2, after=None, told=told, said=said):
+        return judge(tmp_path, "bad", "ready, then 500s", code, hosts(), after or hosts(), told, said)
+
+    done = bad()
+    assert (done["problems"], done["touched"], done["back"], done["sentence"]) == ([], ["web1"], 3, said)
+    assert bad(code=0)["problems"] == ["the run succeeded"]
+    assert bad(said="the disk is full.")["problems"] == ["it was stopped for another reason: the disk is full."]
+    assert bad(after=hosts(web1="new"))["problems"] == ["a host runs another release than before"]
     spread = told + events("web2", 20, "begun", "drained")
-    assert judge(tmp_path, "bad", name, 2, hosts(), hosts(), spread)["problems"] == ["touched web1, web2"]
-    assert judge(tmp_path, "bad", name, 2, hosts(), hosts(), told[:-1])["problems"] == ["back only after inf s"]
-    assert judge(tmp_path, "bad", name, 2, hosts(), hosts(), [])["problems"] == ["not back"]
-    assert judge(tmp_path, "bad", "missing wheel", 2, hosts(), hosts(), told)["problems"] == ["touched web1"]
-    assert judge(tmp_path, "bad", "missing wheel", 2, hosts(), hosts(), [])["problems"] == []
+    assert bad(told=spread)["problems"] == ["touched web1, web2"]
+    assert bad(told=told[:-1])["problems"] == ["back only after inf s"]
+    assert bad(told=[])["problems"] == ["not back"]
+
+
+@pytest.mark.parametrize(("told", "problems"), [(events("web1", 0, *WENT_BACK), ["touched web1"]), ([], [])])
+def test_a_release_that_cannot_be_built_touches_nobody(tmp_path, told, problems):
+    said = "ERROR: No matching distribution found for x==1.0"
+    assert judge(tmp_path, "bad", "missing wheel", 2, hosts(), hosts(), told, said)["problems"] == problems
 
 
 def test_a_restart_that_no_journal_tells_of_is_seen(tmp_path):
     restarted = hosts()
     restarted["web2"]["pid"] = "2"
-    done = judge(tmp_path, "bad", "broken settings", 2, hosts(), restarted, [])
+    done = judge(tmp_path, "bad", "broken settings", 2, hosts(), restarted, [], "newsroom.settings does not import")
     assert done["problems"] == ["touched web2"]
+
+
+def test_of_each_kind_it_is_known_what_must_be_said():
+    assert set(versions.SAYS) == set(versions.BAD)
 
 
 CANARY_SAYS = """

@@ -7,6 +7,7 @@ What was done is kept in .cache/drill/: the same command goes on where it stoppe
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from lab import containers, demo
 from tests.drills import report
 from tests.drills.rounds import RATE, Rounds, conduct
 from tests.drills.runs import Run, back_seconds, play, sentence, shares
-from tests.drills.versions import BAD, FOUND_AT_BUILD, ROOT, SITE, Versions
+from tests.drills.versions import BAD, FOUND_AT_BUILD, ROOT, SAYS, SITE, Versions
 
 # After a run the visitors go on, so that what it did late is seen too.
 SETTLE_SECONDS = 8
@@ -101,6 +102,8 @@ class Drill(Rounds):
             allowed = 0 if step.name in FOUND_AT_BUILD else 1
             if run.code == 0:
                 problems.append("the run succeeded")
+            elif not re.search(SAYS[step.name], sentence(run.output)):
+                problems.append(f"it was stopped for another reason: {sentence(run.output)}")
             if len(moved) > allowed:
                 problems.append(f"touched {', '.join(sorted(moved))}")
             if any(before[host]["release"] != after[host]["release"] for host in before):

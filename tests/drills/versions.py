@@ -110,6 +110,17 @@ BAD = {
     ],
     "broken settings": [Edit("newsroom/settings.py", '\nMAIL_GATEWAY = env("MAIL_GATEWAY")\n')],
 }
+# What a run must say of each: another reason is not the one that it was made for.
+SAYS = {
+    "import error": "does not start",
+    "never ready": "does not answer|is not ready",
+    "ready, then 500s": "requests with an error|answers with status 500",
+    "workers killed for memory": "grows past a memory limit|has lost a worker",
+    "hangs": "gives no answer|does not answer|has lost a worker|requests with an error",
+    "missing wheel": "No matching distribution",
+    "unsafe migration": "is refused",
+    "broken settings": "does not import",
+}
 # Of these no host hears: they are found while the release is built, checked or prepared.
 FOUND_AT_BUILD = ("missing wheel", "unsafe migration", "broken settings")
 
