@@ -33,6 +33,11 @@ def test_one_run_restores_them_and_changes_no_other_host(replacement):
     assert not [change for change in changes(replacement.output) if change.startswith(others)]
 
 
+def test_a_server_without_python_is_given_it_before_it_is_asked_for_anything(replacement):
+    given = [change for change in changes(replacement.output) if "Give a bare server Python" in change]
+    assert len(given) == 1 and given[0].startswith(f"changed: [{replacement.hosts[-1]}]"), given
+
+
 def test_it_says_at_the_end_which_hosts_were_down_and_what_to_do(replacement):
     end = " ".join(replacement.output.splitlines()[-10:])
     assert all(name in end for name in replacement.down) and "Run the same command again" in end, end
