@@ -130,7 +130,7 @@ class Site:
         return Setup(f"releases/{self.wanted}", f"configurations/{self.digest}")
 
     def switch(self, setup: Setup) -> None:
-        """Point at it. A link is replaced in one step, and left alone where it is right: one goes back on a full disk."""
+        """Point at it. A link is replaced in one step, and left alone where it is right: the disk may be full."""
         now = self.setup()
         # What ran is what one goes back to.
         kept = {Path(setup.configuration).name, Path(now.configuration).name, self.digest}
