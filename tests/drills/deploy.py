@@ -97,13 +97,13 @@ class Drill(Rounds):
         moved = {event["host"] for event in events} | {host for host in before if before[host] != after[host]}
         back = back_seconds(events)
         releases = {identity["release"] for identity in after.values()}
-        problems = []
+        why, problems = sentence(run.output) if run.code else "", []
         if step.kind == "bad":
             allowed = 0 if step.name in FOUND_AT_BUILD else 1
             if run.code == 0:
                 problems.append("the run succeeded")
-            elif not re.search(SAYS[step.name], sentence(run.output)):
-                problems.append(f"it was stopped for another reason: {sentence(run.output)}")
+            elif not re.search(SAYS[step.name], why):
+                problems.append(f"it was stopped for another reason: {why}")
             if len(moved) > allowed:
                 problems.append(f"touched {', '.join(sorted(moved))}")
             if any(before[host]["release"] != after[host]["release"] for host in before):
@@ -112,7 +112,7 @@ class Drill(Rounds):
                 problems.append("not back" if back is None else f"back only after {back:.1f} s")
         else:
             if run.code:
-                problems.append(f"the run ended with {run.code}: {sentence(run.output)}")
+                problems.append(f"the run ended with {run.code}: {why}")
             if len(releases) != 1 or None in releases:
                 problems.append("the hosts do not run one release")
             if step.kind in ("deploy", "rollback") and any(before[h]["release"] == after[h]["release"] for h in before):
@@ -127,7 +127,7 @@ class Drill(Rounds):
             "ended": run.ended,
             "seconds": run.seconds,
             "code": run.code,
-            "sentence": sentence(run.output) if run.code else "",
+            "sentence": why,
             "touched": sorted(moved),
             "events": events,
             "back": back,

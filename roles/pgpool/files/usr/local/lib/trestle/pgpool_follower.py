@@ -215,7 +215,7 @@ def pcp(command: str, *arguments: str) -> str | None:
 
 
 def main_pid() -> int:
-    """pgpool's own; its file has it with a zero byte."""
+    """pgpool's own, from its file, which ends in a zero byte; main_process() knows of one that has lost its files."""
     return int(PID_FILE.read_text().rstrip("\0\n"))
 
 
