@@ -129,6 +129,14 @@ def test_a_write_may_fail_for_the_published_seconds_and_not_after(due, ended, ou
     assert bool(judge.problems(found)) == bool(outside)
 
 
+def test_the_first_write_that_should_not_have_failed_is_told_of():
+    found = judged([write(150), write(112.5, 116.0, error="status 503", host="web2"), write(113, error="status 502")])
+    assert judge.problems(found) == [
+        "2 writes failed more than 12 s after it: the first was due +12.5 s from it, and ended after 3.5 s: "
+        "status 503 web2"
+    ]
+
+
 def test_a_get_has_no_such_seconds():
     records = [request(100 + n / 100) for n in range(9995)] + [request(101, error="status 502") for _ in range(5)]
     assert judge.verdict([judged(records)], []) == []

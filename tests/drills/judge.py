@@ -82,8 +82,17 @@ def problems(step: dict) -> list[str]:
     if is_without_writes(step):
         found.append(f"{step['without_writes']:g} s without a write")
     if step.get("outside"):
-        found.append(f"{step['outside']} writes failed more than {step['window']:g} s after it")
+        found.append(f"{step['outside']} writes failed more than {step['window']:g} s after it: {first_of(step)}")
     return found
+
+
+def first_of(step: dict) -> str:
+    """When the first that should not have failed was due, how long it took, and what became of it."""
+    first = step["examples"][0]
+    return (
+        f"the first was due {first['due'] - step['began']:+.1f} s from it, and ended after "
+        f"{first['ended'] - first['due']:.1f} s: {first['error']} {first.get('host', '')}".rstrip()
+    )
 
 
 def is_without_writes(step: dict) -> bool:
