@@ -327,6 +327,16 @@ def test_exactly_one_balancer_has_the_address(host, front):
     assert len(holders(host, front.address)) == 1, "\n".join(journal(host, b, "keepalived") for b in BALANCERS)
 
 
+@pytest.mark.parametrize("balancer", BALANCERS)
+def test_what_sends_the_advertisements_never_waits_for_a_fork(host, balancer):
+    """By the page faults of its children, which count when they have ended; its checks are another process's."""
+    command = "cut -d ' ' -f 11 /proc/$(pgrep -P $(systemctl show --property=MainPID --value keepalived))/stat"
+    assert host(balancer).service("keepalived-helper").is_running
+    before = host(balancer).check_output(command)
+    time.sleep(2)
+    assert host(balancer).check_output(command) == before
+
+
 @pytest.mark.skipif(len(BALANCERS) < 2, reason="there is no second load balancer")
 def test_the_address_leaves_a_balancer_whose_nginx_stopped_and_may_come_back(host, front, name):
     def answers() -> bool:
