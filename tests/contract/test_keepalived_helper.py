@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import os
 import socket
 import sys
 import threading
@@ -91,6 +92,7 @@ def test_only_a_change_of_its_state_makes_a_master_new_or_old(lines, before, aft
 
 def test_a_new_master_is_one_for_some_seconds(monkeypatch, tmp_path):
     monkeypatch.setattr(helper, "FOLDER", tmp_path)
+    os.mkfifo(tmp_path / helper.EVENTS)
 
     async def said(wanted: str) -> None:
         async with asyncio.timeout(5):

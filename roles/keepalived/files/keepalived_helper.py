@@ -83,8 +83,6 @@ async def anyone_answers(neighbours: list[str], milliseconds: int) -> bool:
 async def mark_new_masters(seconds: float) -> None:
     """Of two masters, as after a cut too short to be noticed, the one that took the address last keeps it."""
     events: asyncio.Queue[bytes] = asyncio.Queue()
-    with contextlib.suppress(FileExistsError):
-        os.mkfifo(FOLDER / EVENTS, 0o600)
     # Open for writing too, or it would be at its end whenever keepalived is not there.
     pipe = os.open(FOLDER / EVENTS, os.O_RDWR | os.O_NONBLOCK)
     asyncio.get_running_loop().add_reader(pipe, lambda: events.put_nowait(os.read(pipe, 4096)))
