@@ -278,10 +278,6 @@ def test_a_restart_that_no_journal_tells_of_is_seen(tmp_path):
     assert done["problems"] == ["touched web2"]
 
 
-def test_of_each_kind_it_is_known_what_must_be_said():
-    assert set(versions.SAYS) == set(versions.BAD)
-
-
 CANARY_SAYS = """
 [ERROR]: Task failed: Action failed: web1: newsroom answers 3 of 9 requests with an error
 fatal: [web1]: FAILED! =>

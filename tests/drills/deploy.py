@@ -18,7 +18,7 @@ from lab import containers, demo
 from tests.drills import report
 from tests.drills.rounds import RATE, Rounds, conduct
 from tests.drills.runs import Run, back_seconds, play, sentence, shares
-from tests.drills.versions import BAD, FOUND_AT_BUILD, ROOT, SAYS, SITE, Versions
+from tests.drills.versions import BAD, ROOT, SITE, Versions
 
 # After a run the visitors go on, so that what it did late is seen too.
 SETTLE_SECONDS = 8
@@ -99,10 +99,10 @@ class Drill(Rounds):
         releases = {identity["release"] for identity in after.values()}
         why, problems = sentence(run.output) if run.code else "", []
         if step.kind == "bad":
-            allowed = 0 if step.name in FOUND_AT_BUILD else 1
+            allowed = 0 if BAD[step.name].at_build else 1
             if run.code == 0:
                 problems.append("the run succeeded")
-            elif not re.search(SAYS[step.name], why):
+            elif not re.search(BAD[step.name].says, why):
                 problems.append(f"it was stopped for another reason: {why}")
             if len(moved) > allowed:
                 problems.append(f"touched {', '.join(sorted(moved))}")

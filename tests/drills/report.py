@@ -12,7 +12,7 @@ import psutil
 
 from tests.drills import picture
 from tests.drills.ledger import read
-from tests.drills.versions import BAD, FOUND_AT_BUILD
+from tests.drills.versions import BAD
 
 MARKERS = "<!-- deploys: written by make drill-deploy -->", "<!-- end of deploys -->"
 KIND_NAMES = {
@@ -133,7 +133,7 @@ def bad_releases(steps: list[dict]) -> str:
             step["name"],
             str(step["failed"]),
             " ".join(step["touched"]) or "no host",
-            seconds(step["back"]) or ("" if step["name"] in FOUND_AT_BUILD else "never"),
+            seconds(step["back"]) or ("" if BAD[step["name"]].at_build else "never"),
             step["sentence"][:260],
         ]
         for step in steps

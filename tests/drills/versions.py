@@ -96,33 +96,46 @@ def at_start(line: str) -> list[Edit]:
 
 
 AUTHOR = "    author = models.CharField(max_length=100)\n"
-# Eight ways for a release to be bad.
+
+
+@dataclass(frozen=True)
+class Bad:
+    """A way for a release to be bad: what is changed, and what a run must say of it, since another reason is not that
+    one. Of those that are found while a release is built, checked or prepared no host hears."""
+
+    edits: list[Edit]
+    says: str
+    at_build: bool = False
+
+
 BAD = {
-    "import error": at_start("import a_module_that_nobody_wrote"),
-    "never ready": at_start("__import__('time').sleep(3600)"),
-    "ready, then 500s": turns_bad('raise RuntimeError("this release is bad")'),
-    "workers killed for memory": turns_bad('KEPT or KEPT.append(b"x" * (100 * 2**20))'),
-    "hangs": turns_bad("time.sleep(600)"),
-    "missing wheel": [Edit("requirements.txt", "a-package-that-nobody-wrote==1.0\n")],
-    "unsafe migration": [
-        Edit("stories/models.py", f"{AUTHOR}    edition = models.IntegerField(default=1)\n", AUTHOR),
-        Edit("stories/migrations/0002_story_edition.py", UNSAFE_MIGRATION),
-    ],
-    "broken settings": [Edit("newsroom/settings.py", '\nMAIL_GATEWAY = env("MAIL_GATEWAY")\n')],
+    "import error": Bad(at_start("import a_module_that_nobody_wrote"), "does not start"),
+    "never ready": Bad(at_start("__import__('time').sleep(3600)"), "does not answer|is not ready"),
+    "ready, then 500s": Bad(
+        turns_bad('raise RuntimeError("this release is bad")'), "requests with an error|answers with status 500"
+    ),
+    "workers killed for memory": Bad(
+        turns_bad('KEPT or KEPT.append(b"x" * (100 * 2**20))'), "grows past a memory limit|has lost a worker"
+    ),
+    "hangs": Bad(
+        turns_bad("time.sleep(600)"),
+        "gives no answer|does not answer|has lost a worker|requests with an error",
+    ),
+    "missing wheel": Bad(
+        [Edit("requirements.txt", "a-package-that-nobody-wrote==1.0\n")], "No matching distribution", at_build=True
+    ),
+    "unsafe migration": Bad(
+        [
+            Edit("stories/models.py", f"{AUTHOR}    edition = models.IntegerField(default=1)\n", AUTHOR),
+            Edit("stories/migrations/0002_story_edition.py", UNSAFE_MIGRATION),
+        ],
+        "is refused",
+        at_build=True,
+    ),
+    "broken settings": Bad(
+        [Edit("newsroom/settings.py", '\nMAIL_GATEWAY = env("MAIL_GATEWAY")\n')], "does not import", at_build=True
+    ),
 }
-# What a run must say of each: another reason is not the one that it was made for.
-SAYS = {
-    "import error": "does not start",
-    "never ready": "does not answer|is not ready",
-    "ready, then 500s": "requests with an error|answers with status 500",
-    "workers killed for memory": "grows past a memory limit|has lost a worker",
-    "hangs": "gives no answer|does not answer|has lost a worker|requests with an error",
-    "missing wheel": "No matching distribution",
-    "unsafe migration": "is refused",
-    "broken settings": "does not import",
-}
-# Of these no host hears: they are found while the release is built, checked or prepared.
-FOUND_AT_BUILD = ("missing wheel", "unsafe migration", "broken settings")
 
 
 def slug(name: str) -> str:
@@ -180,7 +193,7 @@ class Versions:
         return self.make(f"v{number}", f"Version {number}", [])
 
     def bad(self, name: str) -> str:
-        return self.make(slug(name), f"Bad: {name}", BAD[name])
+        return self.make(slug(name), f"Bad: {name}", BAD[name].edits)
 
     def sites(self, env_name: str) -> dict:
         """The environment's sites, one of them from this repository; which version is for each run to say."""
