@@ -392,6 +392,14 @@ def test_a_file_is_replaced_whole_or_not_at_all(roll, tmp_path, monkeypatch):
     assert file.read_bytes() == b"one" and file.stat().st_ino == written.st_ino
 
 
+def test_a_file_that_is_replaced_keeps_its_mode(roll, tmp_path):
+    file = tmp_path / "sites.conf"
+    roll.replace(file, b"one")
+    file.chmod(0o604)
+    roll.replace(file, b"two")
+    assert file.read_bytes() == b"two" and file.stat().st_mode & 0o777 == 0o604
+
+
 def test_a_bad_release_goes_back_beside_a_site_that_is_new(site, rolled, roll, monkeypatch):
     shop, blog = site(), site("blog=b1")
     shop.switch(shop.wanted_setup())
