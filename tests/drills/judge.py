@@ -91,7 +91,7 @@ def first_of(step: dict) -> str:
     first = step["examples"][0]
     return (
         f"the first was due {first['due'] - step['began']:+.1f} s from it, and ended after "
-        f"{first['ended'] - first['due']:.1f} s: {first['error']} {first.get('host', '')}".rstrip()
+        f"{first['ended'] - first['due']:.1f} s: {first['error']} {first['host']}".rstrip()
     )
 
 

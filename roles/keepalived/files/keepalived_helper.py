@@ -22,7 +22,9 @@ NGINX, NETWORK, NEW_MASTER = "keepalived-nginx", "keepalived-network", "keepaliv
 STATUS = b"GET /nginx_status HTTP/1.0\r\n\r\n"
 NGINX_SECONDS, NETWORK_CHECK_SECONDS, PING_SECONDS = 1.0, 1.0, 2.0
 # Added to the priority of one that has just taken the address.
-NEW, STATES = 100, (b"MASTER", b"BACKUP", b"FAULT", b"STOP")
+NEW = 100
+# keepalived tells of other things than its state too.
+STATES = (b"MASTER", b"BACKUP", b"FAULT", b"STOP")
 
 
 class Verdict:
