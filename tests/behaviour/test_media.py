@@ -17,6 +17,8 @@ from pictures import picture
 from runs import wait
 
 CATCH_UP_SECONDS = 60
+# The storage waits for 5.
+SLOW_DISK_SECONDS = 3.5
 HASHED = "max-age=31536000, immutable"
 
 
@@ -177,6 +179,23 @@ def test_an_upload_was_given_to_two_hosts_when_it_is_acknowledged(host, site, sa
     taken = f"grep -c 'PUT /{site}/{folder}/.* 201 ' /var/log/nginx/access.log"
     logged = {name: int(host(name).run(taken).stdout) for name in hosts_of("media")}
     assert sum(logged.values()) == 20 * min(2, len(logged)), logged
+
+
+def test_an_upload_waits_for_slow_disks(host, media, site):
+    """For as long as the storage does, since no other host would be faster: those of all hosts are slow at once."""
+    path, every = f"/{site}/tests/{uuid.uuid4()}", hosts_of("media")
+    with ThreadPoolExecutor(len(every)) as visitors:
+        for name in every:
+            host(name).run("systemctl kill --signal=STOP media-sync")
+        try:
+            answers = visitors.map(lambda name: media.upload(name, path)[0], every)
+            time.sleep(SLOW_DISK_SECONDS)
+        finally:
+            for name in every:
+                host(name).run("systemctl kill --signal=CONT media-sync")
+        assert list(answers) == [201] * len(every)
+    for name in every:
+        media.upload(name, path, "DELETE", body=None)
 
 
 @pytest.mark.skipif(not is_spare("media"), reason="this environment has one media host")

@@ -16,7 +16,7 @@ import pytest
 from test_drill import Site
 
 from lab import containers
-from tests.drills import faults, faults_report, judge, ledger, strike, table
+from tests.drills import faults, faults_report, hosts, judge, ledger, strike, table
 from tests.drills.load import Load, Target, content_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -135,6 +135,15 @@ def test_the_first_write_that_should_not_have_failed_is_told_of():
         "2 writes failed more than 12 s after it: the first was due +12.5 s from it, and ended after 3.5 s: "
         "status 503 web2"
     ]
+
+
+def test_what_a_site_wrote_of_an_error_is_the_end_of_its_traceback():
+    said = b"Traceback (most recent call last):\n  File ...\ndjango.db.utils.OperationalError: gone\nWARNING x: y\n"
+    asked = object.__new__(hosts.Hosts)
+    asked.site, asked.web = "news", {"web1": None}
+    for lines, found in ((said, "django.db.utils.OperationalError: gone"), (b"", "")):
+        asked.run = lambda *_, lines=lines: lines
+        assert asked.last_error("web1", 1.5, 2.5) == found
 
 
 def test_a_get_has_no_such_seconds():
@@ -337,7 +346,10 @@ class Hosts:
     """What is stored, and held by two media hosts of which one may lack the last file."""
 
     def __init__(self, site, lacks: int):
-        self.stories, self.lacks = site.stories, lacks
+        self.stories, self.lacks, self.web = site.stories, lacks, {"web1", "web2", "web3"}
+
+    def last_error(self, host, since, until):
+        return f"OSError: {host} had no room"
 
     def stored(self, name):
         return self.stories, {token: f"{token}.png" for token in self.stories}
@@ -378,6 +390,7 @@ def test_a_fault_under_load_from_its_first_request_to_the_verdict(tmp_path, monk
     assert 0.4 < one["without_writes"] < 2 and 0 < one["whole"] - one["back"] < 2
     assert bool(one["outside"]) == bool(made.verdict()) == bool(lacks)
     assert len(made.verdict()) == 2 * lacks, "the writes, and the file"
+    assert all("OSError: web" in said for said in made.verdict()[:1])
 
 
 # The report.

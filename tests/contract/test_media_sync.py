@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import random
+import socket
 import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 from http.client import HTTPConnection
 from http.server import ThreadingHTTPServer
 from pathlib import Path
@@ -114,6 +116,23 @@ def test_what_one_host_took_every_host_has_with_the_same_time(hosts):
     b.catch_up()
     assert b.files() == a.files() and b.texts() == {"a b/ü.txt": "a story", "empty": ""}
     assert b.journal.lag()[0] == 0
+
+
+@pytest.mark.parametrize("name", ["x", "nowhere/../x"])
+def test_nobody_is_answered_who_has_gone(tmp_path, capfd, name):
+    """As nginx has, with the last header, and where its client gave up."""
+    (tmp_path / "blog/uploads").mkdir(parents=True)
+    for folder in (".unfinished", ".journal"):
+        (tmp_path / folder).mkdir()
+    server = media_sync.Server(str(tmp_path / "socket"), media_journal.Journal(tmp_path))
+    with closing(socket.socket(socket.AF_UNIX)) as client:
+        client.connect(str(tmp_path / "socket"))
+        client.sendall(f"PUT /blog/uploads/{name} HTTP/1.0\r\n\r\n".encode())
+    server.block_on_close = True
+    server.daemon_threads = False
+    server.handle_request()
+    server.server_close()
+    assert capfd.readouterr() == ("", "")
 
 
 def test_an_interrupted_write_of_the_same_version_is_done_again(hosts):

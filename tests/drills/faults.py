@@ -124,6 +124,9 @@ class Drill(Rounds):
         allowed, lost = judge.windows(steps), set(closed.get("lost", []))
         for step, records in zip(steps, shared, strict=True):
             step |= judge.figures(records, step, allowed, lost)
+            for record in step["examples"]:
+                if closed["compared"] and record["host"] in self.hosts.web:
+                    record["why"] = self.hosts.last_error(record["host"], record["due"], record["ended"])
             step["problems"] = judge.problems(step)
         return closed | {"run": self.state.get("run", 0), "seed": self.state.get("ask", {}).get("what", {}).get("seed")}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "plugins/filter"))
 from trestle import derived_secret, site_port
 
 __all__ = ["Hosts", "derived_secret"]
+
+# The end of a traceback.
+ERROR = re.compile(r"[\w.]+(Error|Exception|Warning|Timeout|Refused|Exit)\b")
 
 
 class Hosts:
@@ -70,6 +74,13 @@ class Hosts:
             for line in lines
         ]
         return sorted((event for event in events if event["at"] >= since), key=lambda event: event["at"])
+
+    def last_error(self, host: str, since: float, until: float) -> str:
+        """What the site wrote last of an error on that web host, within whole seconds; empty where it wrote of none."""
+        times = [f"--since=@{int(since)}", f"--until=@{int(until) + 1}"]
+        command = ["journalctl", "--no-pager", "-o", "cat", "-t", f"{self.site}-gunicorn", *times]
+        lines = self.run(self.web[host], *command).decode(errors="replace").splitlines()
+        return next((line for line in reversed(lines) if ERROR.match(line)), "")[:200]
 
     def asked_again(self, since: float, until: float) -> int:
         """Requests that a load balancer asked of a second web host, so that nobody noticed the first."""

@@ -87,11 +87,12 @@ def problems(step: dict) -> list[str]:
 
 
 def first_of(step: dict) -> str:
-    """When the first that should not have failed was due, how long it took, and what became of it."""
+    """When the first that should not have failed was due, how long it took, what became of it and what its host said."""
     first = step["examples"][0]
+    said = " ".join(filter(None, (first["error"], first["host"], first.get("why"))))
     return (
         f"the first was due {first['due'] - step['began']:+.1f} s from it, and ended after "
-        f"{first['ended'] - first['due']:.1f} s: {first['error']} {first['host']}".rstrip()
+        f"{first['ended'] - first['due']:.1f} s: {said}"
     )
 
 

@@ -10,6 +10,7 @@ page of the journal, for the peers. Each of them is asked every second for what 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import http.client
 import json
 import os
@@ -40,39 +41,39 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(text.encode())))
         if version is not None:
             self.send_header(VERSION, str(version))
-        self.end_headers()
-        self.wfile.write(text.encode())
+        # Who has gone meanwhile, and nginx goes with the last header, needs no answer.
+        with contextlib.suppress(ConnectionError):
+            self.end_headers()
+            self.wfile.write(text.encode())
 
-    def write(self, action) -> None:
-        """What ``action`` does with path and version, and how it went."""
+    def write(self, done: int, action) -> None:
+        """What ``action`` does with path and version, which returns the version that is there then, and how it went."""
         path = self.path.partition("?")[0].lstrip("/")
+        status, text = done, ""
         try:
             version = int(self.headers[VERSION]) if self.headers[VERSION] else None
-            action(canonical(path), version)
+            version = action(canonical(path), version)
         except Newer as newer:
-            self.answer(409, "There is a newer one.\n", newer.version)
+            status, text, version = 409, "There is a newer one.\n", newer.version
         except ValueError as error:
-            self.answer(400, f"{error}\n")
+            status, text, version = 400, f"{error}\n", None
         except FileNotFoundError as error:
-            self.answer(404, f"{error}\n")
+            status, text, version = 404, f"{error}\n", None
         except (OSError, sqlite3.Error) as error:
             print(f"{self.command} {path}: {error}", flush=True)
-            self.answer(507, f"{error}\n")
+            status, text, version = 507, f"{error}\n", None
+        self.answer(status, text, version)
 
     def do_PUT(self):
-        def store(path: str, version: int | None) -> None:
+        def store(path: str, version: int | None) -> int:
             # An empty body has no file.
             with tempfile.NamedTemporaryFile(dir=self.server.journal.scratch) as empty:
-                body = Path(self.headers["X-Media-Body"] or empty.name)
-                self.answer(201, version=self.server.journal.store(path, body, version))
+                return self.server.journal.store(path, Path(self.headers["X-Media-Body"] or empty.name), version)
 
-        self.write(store)
+        self.write(201, store)
 
     def do_DELETE(self):
-        def delete(path: str, version: int | None) -> None:
-            self.answer(204, version=self.server.journal.delete(path, version))
-
-        self.write(delete)
+        self.write(204, self.server.journal.delete)
 
     def do_GET(self):
         if not self.server.scanned.is_set():
