@@ -87,7 +87,7 @@ def problems(step: dict) -> list[str]:
 
 
 def first_of(step: dict) -> str:
-    """When the first that should not have failed was due, how long it took, what became of it and what its host said."""
+    """When the first that should not have failed was due, how long it took, what became of it, and why by its host."""
     first = step["examples"][0]
     said = " ".join(filter(None, (first["error"], first["host"], first.get("why"))))
     return (

@@ -77,7 +77,8 @@ async def anyone_answers(neighbours: list[str], milliseconds: int) -> bool:
         async with asyncio.timeout(PING_SECONDS):
             return await ping.wait() == 0
     except TimeoutError:
-        ping.kill()
+        with contextlib.suppress(ProcessLookupError):
+            ping.kill()
         await ping.wait()
         return False
 
