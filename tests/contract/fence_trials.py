@@ -103,7 +103,6 @@ def cut_primary() -> list[str]:
 def frozen() -> dict:
     """Two hosts' programs and an etcd; the primary is paused for a moment, then frozen, and one of the two with it."""
     etcd, folder, keys = sys.argv[2], Path(sys.argv[3]), json.loads(sys.argv[4])
-    folder.mkdir(exist_ok=True)
     run("ip link set lo up")
     for host in (1, 2, 3):
         run(f"ip addr add 10.0.0.{host}/32 dev lo")
