@@ -128,7 +128,6 @@ def test_nobody_is_answered_who_has_gone(tmp_path, capfd, name):
     with closing(socket.socket(socket.AF_UNIX)) as client:
         client.connect(str(tmp_path / "socket"))
         client.sendall(f"PUT /blog/uploads/{name} HTTP/1.0\r\n\r\n".encode())
-    server.block_on_close = True
     server.daemon_threads = False
     server.handle_request()
     server.server_close()
