@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -221,17 +222,20 @@ def test_what_pgpool_answers(follower):
 @pytest.fixture
 def pgpool(follower, tmp_path, monkeypatch):
     """A process with three children, of which one serves no client; ``pcp_proc_count`` says what ``known`` holds."""
-    # And one that has ended, of which a shell that became another program knows nothing.
-    script = "(exec -a 'pgpool: worker process' sleep 60) & sleep 60 & sleep 60 & sleep 0 & exec sleep 61"
+    # The shell becomes another program, which reaps none of them. None has a title while it does so.
+    script = "(exec -a 'pgpool: worker process' sleep 60) & sleep 60 & sleep 60 & sleep 60 & exec sleep 61"
     with subprocess.Popen(["bash", "-c", script]) as main:
         children = Path(f"/proc/{main.pid}/task/{main.pid}/children")
-        titles = []
-        while sorted(title.partition("\0")[0] for title in titles) != ["", "pgpool: worker process", "sleep", "sleep"]:
-            pids = children.read_text().split()
-            titles = [Path(f"/proc/{pid}/cmdline").read_text() for pid in pids]
+        title = {}
+        while sorted(title.values()) != ["pgpool:", "sleep", "sleep", "sleep", "sleep"]:
+            pids = [main.pid, *map(int, children.read_text().split())]
+            title = {pid: re.split(r"[\0 ]", Path(f"/proc/{pid}/cmdline").read_text())[0] for pid in pids}
+        *main.known, ended = [pid for pid in pids[1:] if title[pid] == "sleep"]
+        os.kill(ended, signal.SIGKILL)
+        while Path(f"/proc/{ended}/cmdline").read_text():
+            time.sleep(0.01)
         (tmp_path / "pid").write_text(f"{main.pid}\0")
         monkeypatch.setattr(follower, "PID_FILE", tmp_path / "pid")
-        main.known = [int(pid) for pid, title in zip(pids, titles, strict=True) if title.startswith("sleep")]
         monkeypatch.setattr(follower, "pcp", lambda command: " ".join(map(str, main.known)))
         main.children = lambda: children.read_text().split()
         yield main
