@@ -12,6 +12,7 @@ import subprocess
 import tarfile
 import tempfile
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 import docker
@@ -25,6 +26,8 @@ IMAGE_FOLDER = ROOT / "lab/image"
 CA_FOLDER = Path("/usr/local/share/ca-certificates")
 LABEL = "trestle.lab"
 BOOT_SECONDS = 120
+# Of a container that the engine was removing when it was stopped: it starts no more.
+HALF_REMOVED = ("removing", "dead")
 
 # Megabytes of memory a host of each tier may use; a host in several tiers has their sum.
 MEMORY_MB = {"lb": 256, "web": 1024, "db": 768, "cache": 256, "media": 256, "monitor": 768}
@@ -167,13 +170,19 @@ class Lab:
         if int(INOTIFY.read_text()) < INOTIFY_INSTANCES and os.access(INOTIFY, os.W_OK):
             INOTIFY.write_text(str(INOTIFY_INSTANCES))
         network = self.network() or self._make_network()
-        for name, container in self.containers().items():
-            if name not in tiers_of:
-                say(f"removing {name}, which the inventory no longer names")
-                container.remove(force=True)
+        self._remove_remains(tiers_of, say)
         for name, tiers in tiers_of.items():
             self._start(name, tiers, image, network)
         self._wait_for_boot(say)
+
+    def _remove_remains(self, hosts: Collection[str], say) -> None:
+        for name, container in self.containers().items():
+            if name not in hosts:
+                say(f"removing {name}, which the inventory no longer names")
+                container.remove(force=True)
+            elif container.status in HALF_REMOVED:
+                say(f"removing what is left of an earlier {name}")
+                container.remove(force=True)
 
     def down(self, say=print) -> None:
         """Remove every container and network of this lab, in whatever state they were left."""

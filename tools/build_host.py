@@ -42,7 +42,7 @@ def ensure(name: str) -> bool:
         container = client.containers.get(name)
     except docker.errors.NotFound:
         container = None
-    if container and tag not in container.image.tags:
+    if container and (tag not in container.image.tags or container.status in containers.HALF_REMOVED):
         container.remove(force=True)
         container = None
     if container is None:

@@ -33,6 +33,16 @@ def test_a_lab_is_whole_with_its_network_a_container_for_each_host_and_its_secre
     assert lab.whole(["web1", "web2"]) is whole
 
 
+@pytest.mark.parametrize("status", ["running", "exited", "created", "paused", "removing", "dead"])
+def test_a_container_that_was_being_removed_when_the_engine_was_stopped_is_removed(status, monkeypatch):
+    """The engine starts it no more ("container is marked for removal")."""
+    lab, found = containers.Lab("production", "test"), {name: Mock(status=status) for name in ("web1", "gone")}
+    monkeypatch.setattr(lab, "containers", lambda: found)
+    lab._remove_remains(["web1", "web2"], Mock())
+    assert found["gone"].remove.called
+    assert found["web1"].remove.called is (status in ("removing", "dead"))
+
+
 @pytest.mark.parametrize(
     ("status", "connected", "done"),
     [
