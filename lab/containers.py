@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 IMAGE_FOLDER = ROOT / "lab/image"
 CA_FOLDER = Path("/usr/local/share/ca-certificates")
 LABEL = "trestle.lab"
+KEY_LABEL = "trestle.key"
 BOOT_SECONDS = 120
 # Of a container that the engine was removing when it was stopped: it starts no more.
 HALF_REMOVED = ("removing", "dead")
@@ -63,6 +64,7 @@ class Lab:
         self.prefix = f"trestle-{self.name}"
         self.folder = ROOT / ".lab" / self.name
         self.key = self.folder / "id_ed25519"
+        self.public_key = self.key.with_suffix(".pub")
         self.secrets_file = self.folder / "secrets.yml"
         self.ca_file = self.folder / "ca.crt"
         # tools/build_host.py makes it; it goes with the lab.
@@ -84,7 +86,12 @@ class Lab:
 
     def whole(self, hosts: list[str]) -> bool:
         """Whether there is a container for each of these hosts, made from this checkout."""
-        return self.network() is not None and self.secrets_file.exists() and not set(hosts) - set(self.containers())
+        found = self.containers()
+        return self.network() is not None and all(name in found and self._is_ours(found[name]) for name in hosts)
+
+    def _is_ours(self, container) -> bool:
+        """No other checkout's, of whose secrets and key this one knows nothing."""
+        return self.public_key.exists() and container.labels.get(KEY_LABEL) == self.public_key.read_text().strip()
 
     def network(self):
         found = self.client.networks.list(names=[f"^{self.prefix}$"])
@@ -180,7 +187,7 @@ class Lab:
             if name not in hosts:
                 say(f"removing {name}, which the inventory no longer names")
                 container.remove(force=True)
-            elif container.status in HALF_REMOVED:
+            elif container.status in HALF_REMOVED or not self._is_ours(container):
                 say(f"removing what is left of an earlier {name}")
                 container.remove(force=True)
 
@@ -290,13 +297,14 @@ class Lab:
             ),
             labels={
                 LABEL: self.name,
+                KEY_LABEL: self.public_key.read_text().strip(),
                 "trestle.host": name,
                 "trestle.tiers": ",".join(tiers),
                 "trestle.address": address,
                 "trestle.memory_mb": str(memory_mb),
             },
         )
-        api.put_archive(made["Id"], "/root", _authorized_key(self.key.with_suffix(".pub").read_bytes()))
+        api.put_archive(made["Id"], "/root", _authorized_key(self.public_key.read_bytes()))
         return self.client.containers.get(made["Id"])
 
     def _wait_for_boot(self, say) -> None:

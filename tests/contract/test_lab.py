@@ -10,37 +10,62 @@ import pytest
 from lab import containers
 
 
+@pytest.fixture
+def lab(tmp_path, monkeypatch):
+    """A lab of no containers yet: ``make`` gives it one."""
+    lab, found = containers.Lab("production", "test"), {}
+    lab.public_key = tmp_path / "id_ed25519.pub"
+    lab.public_key.write_text("our key\n")
+
+    def make(name: str, key: str = "our key", status: str = "running") -> Mock:
+        found[name] = Mock(status=status, labels={containers.KEY_LABEL: key})
+        return found[name]
+
+    lab.make = make
+    monkeypatch.setattr(lab, "containers", lambda: found)
+    return lab
+
+
 @pytest.mark.parametrize(
-    ("network", "hosts", "secrets", "whole"),
+    ("network", "hosts", "key", "whole"),
     [
-        (True, ["web1", "web2"], True, True),
-        (True, ["web1", "web2", "gone"], True, True),
-        (True, ["web1"], True, False),  # a run was cut short
-        (True, [], True, False),  # only the network is left
-        (True, ["web1", "web2"], False, False),  # made from another checkout
-        (False, [], True, False),
+        (True, ["web1", "web2"], "our key", True),
+        (True, ["web1", "web2", "gone"], "our key", True),
+        (True, ["web1"], "our key", False),  # a run was cut short
+        (True, [], "our key", False),  # only the network is left
+        (True, ["web1", "web2"], "another", False),  # made from another checkout
+        (False, [], "our key", False),
     ],
 )
-def test_a_lab_is_whole_with_its_network_a_container_for_each_host_and_its_secrets(
-    network, hosts, secrets, whole, tmp_path, monkeypatch
+def test_a_lab_is_whole_with_its_network_and_a_container_of_this_checkout_for_each_host(
+    lab, network, hosts, key, whole, monkeypatch
 ):
-    lab = containers.Lab("production", "test")
-    lab.secrets_file = tmp_path / "secrets.yml"
-    if secrets:
-        lab.secrets_file.touch()
     monkeypatch.setattr(lab, "network", lambda: "a network" if network else None)
-    monkeypatch.setattr(lab, "containers", lambda: dict.fromkeys(hosts))
+    for host in hosts:
+        lab.make(host, key)
     assert lab.whole(["web1", "web2"]) is whole
+    lab.public_key.unlink()
+    assert not lab.whole(["web1", "web2"])
 
 
-@pytest.mark.parametrize("status", ["running", "exited", "created", "paused", "removing", "dead"])
-def test_a_container_that_was_being_removed_when_the_engine_was_stopped_is_removed(status, monkeypatch):
-    """The engine starts it no more ("container is marked for removal")."""
-    lab, found = containers.Lab("production", "test"), {name: Mock(status=status) for name in ("web1", "gone")}
-    monkeypatch.setattr(lab, "containers", lambda: found)
+@pytest.mark.parametrize(
+    ("name", "key", "status", "removed"),
+    [
+        ("web1", "our key", "running", False),
+        ("web1", "our key", "exited", False),
+        ("web1", "our key", "paused", False),
+        # The engine was stopped while it removed it, and starts it no more.
+        ("web1", "our key", "dead", True),
+        ("web1", "our key", "removing", True),
+        # Another checkout has made it: with this one's key nobody gets in.
+        ("web1", "another", "running", True),
+        ("gone", "our key", "running", True),
+    ],
+)
+def test_what_is_left_of_earlier_labs_is_removed_where_it_is_of_no_use(lab, name, key, status, removed):
+    container = lab.make(name, key, status)
     lab._remove_remains(["web1", "web2"], Mock())
-    assert found["gone"].remove.called
-    assert found["web1"].remove.called is (status in ("removing", "dead"))
+    assert container.remove.called is removed
 
 
 @pytest.mark.parametrize(
