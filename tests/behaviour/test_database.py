@@ -1,6 +1,7 @@
 """The database tier: one leader, standbys that stream, and a pgpool on each web host that leads to the leader.
 
-TRESTLE_LONG=all kills PostgreSQL and Patroni on the primary's host ten times each, and rolls the tier.
+TRESTLE_LONG=all kills PostgreSQL and Patroni on the primary's host ten times each, freezes that host fifty times for a
+moment, has it lose packets for ten minutes, and rolls the tier.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import random
 import re
 import shlex
 import statistics
@@ -20,6 +22,7 @@ from runs import Visitor, ansible_playbook, changes, wait
 
 from plugins.filter.trestle import complete_sites
 from tests import offers
+from tests.drills import strike
 
 DB, WEB = hosts_of("db"), hosts_of("web")
 SWITCHOVER_SECONDS, HEALTH_SECONDS = 8, 90
@@ -31,6 +34,8 @@ ATTACH_SECONDS = 2
 HELD_SECONDS = 10
 TABLE = "trestle_test"
 KILLS = 10
+PAUSES, PAUSE_SECONDS = 50, (0.5, 1.5)
+LOSS_SECONDS = 600
 PACKAGE = "postgresql-17"
 PATRONICTL = "patronictl -c /etc/patroni/config.yml"
 
@@ -380,6 +385,47 @@ def test_writes_resume_soon_after_a_kill_on_the_primary_s_host(host, site, table
             seconds.append(round(writer.longest_gap(killed), 1))
     print(f"seconds without a write after a kill of {process}: {seconds}")
     assert statistics.median(seconds) < most, f"{seconds}\n{told(host)}"
+
+
+def frozen_for_moments(container) -> None:
+    for _ in range(PAUSES):
+        container.pause()
+        time.sleep(random.uniform(*PAUSE_SECONDS))
+        container.unpause()
+        time.sleep(2)
+
+
+def losing_packets(container) -> None:
+    strike.strike(container, "loss")
+    time.sleep(LOSS_SECONDS)
+
+
+@long
+@several
+@pytest.mark.parametrize("befall", [frozen_for_moments, losing_packets])
+def test_a_primary_s_host_that_is_slow_to_answer_is_neither_fenced_nor_replaced(host, lab, site, table, befall):
+    assert wait(HEALTH_SECONDS, lambda: healthy(host), 1), told(host)
+    first, before = leader(host), members(host)
+    count = f"SELECT count(*) FROM {table} WHERE word = '{{}}'"
+    with Writer(host(next(name for name in WEB if name != first)), site) as writer:
+        began = writer.now()
+        try:
+            befall(lab.containers()[first])
+        finally:
+            strike.put_back(lab, lab.containers()[first])
+        acknowledged = len(writer.written(began))
+        fenced = {name: fences(host(name), began) for name in DB if name != first}
+        print(f"{befall.__name__}: {acknowledged} writes, {writer.longest_gap(began):.1f} s without one at most")
+        assert int(postgres(host(first), site["database"], count.format(writer.unit))) >= acknowledged > 0
+    assert not any(fenced.values()), fenced
+    assert leader(host) == first
+    assert members(host)[first]["TL"] == before[first]["TL"], told(host)
+
+
+def fences(db, since: float) -> str:
+    """What it has done against a primary that said nothing."""
+    said = db.check_output(f"journalctl -u patroni-fence -o cat --no-pager --since=@{since:.0f}")
+    return said if "fence" in said.splitlines() else ""
 
 
 @long
