@@ -137,13 +137,17 @@ def test_the_first_write_that_should_not_have_failed_is_told_of():
     ]
 
 
-def test_what_a_site_wrote_of_an_error_is_the_end_of_its_traceback():
-    said = b"Traceback (most recent call last):\n  File ...\ndjango.db.utils.OperationalError: gone\nWARNING x: y\n"
-    asked = object.__new__(hosts.Hosts)
+def test_what_a_site_wrote_of_an_error_is_the_end_of_its_last_traceback():
+    said = (
+        b"Traceback (most recent call last):\n  File ...\nValueError: earlier\n"
+        b"Traceback (most recent call last):\n  File ...\ndjango.db.utils.OperationalError: gone\nWARNING x: y\n"
+    )
+    asked, commands = object.__new__(hosts.Hosts), []
     asked.site, asked.web = "news", {"web1": None}
     for lines, found in ((said, "django.db.utils.OperationalError: gone"), (b"", "")):
-        asked.run = lambda *_, lines=lines: lines
+        asked.run = lambda _, *command, lines=lines: commands.append(command) or lines
         assert asked.last_error("web1", 1.5, 2.5) == found
+        assert {"--since=@1", "--until=@3"} <= set(commands.pop())
 
 
 def test_a_get_has_no_such_seconds():
