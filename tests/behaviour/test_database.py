@@ -387,7 +387,7 @@ def test_writes_resume_soon_after_a_kill_on_the_primary_s_host(host, site, table
     assert statistics.median(seconds) < most, f"{seconds}\n{told(host)}"
 
 
-def frozen_for_moments(container) -> None:
+def frozen_for_moments(_, container) -> None:
     for _ in range(PAUSES):
         container.pause()
         time.sleep(random.uniform(*PAUSE_SECONDS))
@@ -395,8 +395,8 @@ def frozen_for_moments(container) -> None:
         time.sleep(2)
 
 
-def losing_packets(container) -> None:
-    strike.strike(container, "loss")
+def losing_packets(lab, container) -> None:
+    strike.strike(lab, container, "loss")
     time.sleep(LOSS_SECONDS)
 
 
@@ -410,7 +410,7 @@ def test_a_primary_s_host_that_is_slow_to_answer_is_neither_fenced_nor_replaced(
     with Writer(host(next(name for name in WEB if name != first)), site) as writer:
         began = writer.now()
         try:
-            befall(lab.containers()[first])
+            befall(lab, lab.containers()[first])
         finally:
             strike.put_back(lab, lab.containers()[first])
         acknowledged = len(writer.written(began))
