@@ -33,6 +33,7 @@ HALF_REMOVED = ("removing", "dead")
 # Megabytes of memory a host of each tier may use; a host in several tiers has their sum.
 MEMORY_MB = {"lb": 256, "web": 1024, "db": 768, "cache": 256, "media": 256, "monitor": 768}
 HOST_CORES = 1
+FREEZE_ATTEMPTS = 5
 # Every container shows the load of the whole machine.
 HOST_LOAD_LIMIT = 50
 
@@ -254,6 +255,16 @@ class Lab:
         """The host runs, and nobody reaches it."""
         container.exec_run(["sh", "-c", f"[ ! -e /run/lab-interface ] || {{ {THEIRS_AGAIN}; }}"])
         self.network().disconnect(container)
+
+    @staticmethod
+    def freeze(container) -> None:
+        """While its processes start others, the engine cannot always stop all of them ("unable to freeze")."""
+        for attempt in range(1, FREEZE_ATTEMPTS + 1):
+            try:
+                return container.pause()
+            except docker.errors.APIError as error:
+                if attempt == FREEZE_ATTEMPTS:
+                    raise LabError(f"{container.name} cannot be frozen: {error.explanation}") from error
 
     def power_off(self, container) -> None:
         """The host is gone at once, and says nothing more: now and then the engine leaves a dead one's network where it

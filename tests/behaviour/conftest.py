@@ -100,7 +100,7 @@ def replacement(lab, front, url) -> Replacement:
     done = lab.containers()[hosts[-1]].exec_run(["sh", "-c", bare])
     assert done.exit_code == 0, done.output
     for name in down:
-        (found[name].pause if name == hung else found[name].kill)()
+        lab.freeze(found[name]) if name == hung else found[name].kill()
     try:
         assert runs.wait(FAILOVER_SECONDS, lambda: runs.steady(front, url)), f"not served without {hosts} and {down}"
         with runs.ProcessLists() as processes, runs.Visitor(front, url) as visitor:

@@ -387,9 +387,9 @@ def test_writes_resume_soon_after_a_kill_on_the_primary_s_host(host, site, table
     assert statistics.median(seconds) < most, f"{seconds}\n{told(host)}"
 
 
-def frozen_for_moments(_, container) -> None:
+def frozen_for_moments(lab, container) -> None:
     for _ in range(PAUSES):
-        container.pause()
+        lab.freeze(container)
         time.sleep(random.uniform(*PAUSE_SECONDS))
         container.unpause()
         time.sleep(2)

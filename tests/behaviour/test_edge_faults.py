@@ -39,7 +39,7 @@ def said(container, command: str) -> None:
 
 FAULTS = {
     "killed": (lambda lab, c: lab.power_off(c), lambda c: c.start()),
-    "frozen": (lambda lab, c: c.pause(), lambda c: c.unpause()),
+    "frozen": (lambda lab, c: lab.freeze(c), lambda c: c.unpause()),
     "cut off": (lambda lab, c: said(c, HOLE), lambda c: said(c, "nft delete table inet hole")),
 }
 

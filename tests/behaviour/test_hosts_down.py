@@ -30,7 +30,7 @@ def down(host, lab, front, url):
     names = [leader(host), *(hosts_of(tier)[-1] for tier in SPARE), hosts_of("monitor")[-1]]
     found, hung = lab.containers(), hosts_of("media")[-1]
     for name in names:
-        (found[name].pause if name == hung else found[name].kill)()
+        lab.freeze(found[name]) if name == hung else found[name].kill()
     try:
         assert wait(FAILOVER_SECONDS, lambda: steady(front, url)), f"{url} is not served without {names}"
         yield names

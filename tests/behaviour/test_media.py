@@ -202,7 +202,7 @@ def test_an_upload_waits_for_slow_disks(host, media, site):
 def test_that_a_file_is_nowhere_is_told_in_time_while_a_peer_is_frozen(lab, media, site):
     """The storage asks for each name before it saves, and waits 5 s."""
     container, seconds = lab.containers()[hosts_of("media")[-1]], []
-    container.pause()
+    lab.freeze(container)
     try:
         for _ in range(2):
             begun = time.monotonic()
@@ -232,7 +232,7 @@ def ask(front, settings, site, uploaded):
 def test_a_file_is_served_in_time_while_a_media_host_is_frozen(lab, ask):
     container = lab.containers()[hosts_of("media")[-1]]
     with ThreadPoolExecutor(4) as visitors:
-        container.pause()
+        lab.freeze(container)
         try:
             answers = list(visitors.map(ask, range(40)))
         finally:
@@ -247,7 +247,7 @@ def test_a_file_is_served_at_once_after_all_media_hosts_were_frozen(lab, ask):
     """nginx asks none of them for a while where each has failed."""
     containers = [lab.containers()[name] for name in hosts_of("media")]
     for container in containers:
-        container.pause()
+        lab.freeze(container)
     try:
         with ThreadPoolExecutor(4) as visitors:
             assert all(status >= 500 for status, _ in visitors.map(ask, range(4)))

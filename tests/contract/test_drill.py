@@ -11,6 +11,7 @@ import xml.etree.ElementTree as ET
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import docker
 import pytest
 import yaml
 
@@ -409,6 +410,10 @@ def in_trouble(*_):
     raise containers.LabError("it is gone")
 
 
+def refused_by_the_engine(*_):
+    raise docker.errors.APIError("500 Server Error")
+
+
 @pytest.mark.parametrize(
     ("run", "end", "good", "code", "told"),
     [
@@ -417,6 +422,7 @@ def in_trouble(*_):
         (interrupted, lambda: None, True, 1, ["put back", "end", "report"]),
         (in_trouble, lambda: None, True, 1, ["put back", "end", "report"]),
         (in_trouble, in_trouble, True, 1, ["put back", "end", "report"]),
+        (refused_by_the_engine, refused_by_the_engine, True, 1, ["put back", "end", "report"]),
     ],
 )
 def test_a_drill_ends_with_its_report_whatever_becomes_of_it(monkeypatch, run, end, good, code, told):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from unittest.mock import Mock, call
 
+import docker
 import pytest
 
 from lab import containers
@@ -87,3 +88,16 @@ def test_a_host_that_is_away_is_put_back_under_its_own_address(status, connected
     lab.put_back(host)
     assert host.mock_calls[: len(done)] == done
     assert host.mock_calls[len(done) :] in ([], [call.exec_run(["sh", "-c", containers.OURS_AGAIN])])
+
+
+@pytest.mark.parametrize("refusals", [0, 1, containers.FREEZE_ATTEMPTS])
+def test_a_host_that_the_engine_cannot_freeze_at_once_is_frozen_all_the_same(refusals):
+    refused = docker.errors.APIError("500 Server Error", explanation="unable to freeze")
+    host = Mock()
+    host.configure_mock(name="web1", **{"pause.side_effect": [refused] * refusals + [None]})
+    if refusals < containers.FREEZE_ATTEMPTS:
+        containers.Lab.freeze(host)
+    else:
+        with pytest.raises(containers.LabError, match=r"^web1 cannot be frozen: unable to freeze$"):
+            containers.Lab.freeze(host)
+    assert host.pause.call_count == min(refusals + 1, containers.FREEZE_ATTEMPTS)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import docker
 import requests
 
 from lab import containers, demo, engine, front
@@ -154,14 +155,14 @@ def conduct(make: Callable[[containers.Lab], Rounds], run: Callable[[Rounds], No
     try:
         run(drill)
         finished = True
-    except containers.LabError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (containers.LabError, docker.errors.APIError) as error:
+        print(f"error: {error}; the same command goes on from here", file=sys.stderr)
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from here", flush=True)
     try:
         if drill.load:
             drill.end()
-    except containers.LabError as error:
+    except (containers.LabError, docker.errors.APIError) as error:
         print(f"error: {error}", file=sys.stderr)
         finished = False
     drill.report()

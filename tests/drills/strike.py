@@ -26,7 +26,7 @@ def strike(lab: Lab, container, act: str) -> None:
         case "kill":
             lab.power_off(container)
         case "pause":
-            container.pause()
+            lab.freeze(container)
         case "partition":
             lab.cut_off(container)
         case "loss":
