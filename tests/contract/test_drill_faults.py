@@ -224,6 +224,7 @@ def drill(tmp_path, monkeypatch):
     made.lab = SimpleNamespace(
         containers=lambda: {"all1": container},
         power_off=lambda container: made.log.append("kill"),
+        freeze=lambda container: container.pause(),
         cut_off=lambda container: made.log.append("cut off"),
         put_back=lambda container: made.log.append("put back"),
         env_name="production",
