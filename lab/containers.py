@@ -86,9 +86,11 @@ class Lab:
         return {c.labels["trestle.host"]: c for c in found if "trestle.host" in c.labels}
 
     def whole(self, hosts: list[str]) -> bool:
-        """Whether there is a container for each of these hosts, made from this checkout."""
+        """Whether there is a container for each of these hosts, of this checkout, which still has its secrets."""
+        if self.network() is None or not self.secrets_file.exists():
+            return False
         found = self.containers()
-        return self.network() is not None and all(name in found and self._is_ours(found[name]) for name in hosts)
+        return all(name in found and self._is_ours(found[name]) for name in hosts)
 
     def _is_ours(self, container) -> bool:
         """No other checkout's, of whose secrets and key this one knows nothing."""

@@ -406,7 +406,6 @@ def losing_packets(lab, container) -> None:
 def test_a_primary_s_host_that_is_slow_to_answer_is_neither_fenced_nor_replaced(host, lab, site, table, befall):
     assert wait(HEALTH_SECONDS, lambda: healthy(host), 1), told(host)
     first, before = leader(host), members(host)
-    count = f"SELECT count(*) FROM {table} WHERE word = '{{}}'"
     with Writer(host(next(name for name in WEB if name != first)), site) as writer:
         began = writer.now()
         try:
@@ -416,7 +415,8 @@ def test_a_primary_s_host_that_is_slow_to_answer_is_neither_fenced_nor_replaced(
         acknowledged = len(writer.written(began))
         fenced = {name: fences(host(name), began) for name in DB if name != first}
         print(f"{befall.__name__}: {acknowledged} writes, {writer.longest_gap(began):.1f} s without one at most")
-        assert int(postgres(host(first), site["database"], count.format(writer.unit))) >= acknowledged > 0
+        count = f"SELECT count(*) FROM {table} WHERE word = '{writer.unit}'"
+        assert int(postgres(host(first), site["database"], count)) >= acknowledged > 0
     assert not any(fenced.values()), fenced
     assert leader(host) == first
     assert members(host)[first]["TL"] == before[first]["TL"], told(host)

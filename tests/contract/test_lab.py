@@ -17,6 +17,8 @@ def lab(tmp_path, monkeypatch):
     lab, found = containers.Lab("production", "test"), {}
     lab.public_key = tmp_path / "id_ed25519.pub"
     lab.public_key.write_text("our key\n")
+    lab.secrets_file = tmp_path / "secrets.yml"
+    lab.secrets_file.touch()
 
     def make(name: str, key: str = "our key", status: str = "running") -> Mock:
         found[name] = Mock(status=status, labels={containers.KEY_LABEL: key})
@@ -45,8 +47,15 @@ def test_a_lab_is_whole_with_its_network_and_a_container_of_this_checkout_for_ea
     for host in hosts:
         lab.make(host, key)
     assert lab.whole(["web1", "web2"]) is whole
-    lab.public_key.unlink()
-    assert not lab.whole(["web1", "web2"])
+
+
+@pytest.mark.parametrize("lost", ["public_key", "secrets_file"])
+def test_a_lab_without_its_key_or_its_secrets_is_not_whole(lab, lost, monkeypatch):
+    monkeypatch.setattr(lab, "network", lambda: "a network")
+    lab.make("web1")
+    assert lab.whole(["web1"])
+    getattr(lab, lost).unlink()
+    assert not lab.whole(["web1"])
 
 
 @pytest.mark.parametrize(
