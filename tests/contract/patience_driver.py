@@ -1,12 +1,14 @@
 """A project behind the WSGI wrapper's Patience: a process, started by the tests, that is asked line by line.
 
-Arguments: the folder of PostgreSQL's socket, and for how many seconds a page waits. A line is a method, a path, and
-"first" or "last" try; the answer is JSON: the status, the body, and how often the project was asked.
+Arguments: the folder of PostgreSQL's socket, and for how many seconds a page waits. A line is a method, a path, "first"
+or "last" try, and by how many threads at once; the answer is JSON: each status, each body, and how often the project
+was asked.
 """
 
 import io
 import json
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import django
 from django.conf import settings
@@ -52,10 +54,10 @@ urlpatterns = [
 django.setup()
 application = Patience(get_wsgi_application(), float(seconds))
 print("ready", flush=True)
-for line in sys.stdin:
-    method, address, attempt = line.split()
+
+
+def get(method, address, attempt):
     said = []
-    asked.clear()
     environ = {
         "REQUEST_METHOD": method,
         "PATH_INFO": f"/{address}",
@@ -64,8 +66,18 @@ for line in sys.stdin:
         "wsgi.input": io.BytesIO(),
         "wsgi.url_scheme": "http",
     } | ({FIRST_TRY: True} if attempt == "first" else {})
-    body = application(environ, lambda status, headers, said=said: said.append(status))
+    body = application(environ, lambda status, headers: said.append(int(status[:3])))
     text = b"".join(body).decode()
     if hasattr(body, "close"):
         body.close()
-    print(json.dumps([*(int(status[:3]) for status in said), text, len(asked)]), flush=True)
+    return *said, text
+
+
+for line in sys.stdin:
+    *question, threads = line.split()
+    asked.clear()
+    # The first in this thread, whose connection stays.
+    with ThreadPoolExecutor(int(threads)) as pool:
+        others = [pool.submit(get, *question) for _ in range(1, int(threads))]
+        answers = [get(*question), *(other.result() for other in others)]
+    print(json.dumps([*zip(*answers, strict=True), len(asked)]), flush=True)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -36,19 +38,23 @@ def process(server):
 class Question:
     """What was asked, and how long the answer took."""
 
-    def __init__(self, process, method: str, path: str, attempt: str):
+    def __init__(self, process, method: str, path: str, attempt: str, threads: int):
         self.process, self.began = process, time.monotonic()
-        process.stdin.write(f"{method} {path} {attempt}\n")
+        process.stdin.write(f"{method} {path} {attempt} {threads}\n")
         process.stdin.flush()
 
+    def answers(self) -> tuple[list[int], list[str], int, float]:
+        statuses, texts, times = json.loads(self.process.stdout.readline())
+        return statuses, texts, times, time.monotonic() - self.began
+
     def answer(self) -> tuple[int, str, int, float]:
-        status, text, times = json.loads(self.process.stdout.readline())
-        return status, text, times, time.monotonic() - self.began
+        (status,), (text,), times, seconds = self.answers()
+        return status, text, times, seconds
 
 
 @pytest.fixture
 def ask(process):
-    return lambda method, path, attempt="last": Question(process, method, path, attempt)
+    return lambda method, path, attempt="last", threads=1: Question(process, method, path, attempt, threads)
 
 
 @pytest.fixture
@@ -56,6 +62,31 @@ def away(server):
     postgres.stop(server)
     yield
     postgres.start(server)
+
+
+@pytest.fixture
+def refusals(server, away):
+    """How often a server that takes nobody was asked so far."""
+    seen = []
+    path = Path(server, ".s.PGSQL.5432")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+
+        def refuse():
+            while True:
+                try:
+                    listener.accept()[0].close()
+                except OSError:
+                    return
+                seen.append(time.monotonic())
+
+        thread = threading.Thread(target=refuse)
+        thread.start()
+        yield lambda: len(seen)
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+    path.unlink()
 
 
 @pytest.mark.parametrize("path", ["page", "wrapped"])
@@ -96,3 +127,27 @@ def test_a_wrong_statement_is_the_project_s_own_fault(ask):
 def test_a_session_that_the_server_ends_is_begun_again_but_once(ask):
     status, _, times, seconds = ask("GET", "ended").answer()
     assert (status, times) == (500, 2) and seconds < 1
+
+
+THREADS = 8
+
+
+def test_many_pages_that_wait_ask_no_more_often_than_one(ask, refusals):
+    """A cluster that is about to have a primary again has better things to do."""
+    statuses, _, times, _ = ask("GET", "page", threads=THREADS).answers()
+    assert (statuses, times) == ([500] * THREADS, THREADS)
+    # Each was refused once itself.
+    assert SECONDS <= refusals() - THREADS <= 2 * SECONDS + 1
+
+
+def test_all_pages_that_wait_are_made_soon_after_the_primary_is_there(server, ask):
+    postgres.stop(server)
+    try:
+        question = ask("GET", "page", threads=THREADS)
+        time.sleep(1.5)
+    finally:
+        postgres.start(server)
+    there = time.monotonic()
+    statuses, _, times, seconds = question.answers()
+    assert (statuses, times) == ([200] * THREADS, 2 * THREADS), (statuses, times)
+    assert question.began + seconds - there < 1.5

@@ -40,7 +40,7 @@ FAULTS = (
     Fault("db-standby-kill", "db-standby", "kill", 5, 15),
     Fault("db-standby-pause", "db-standby", "pause", 10, 15),
     Fault("db-standby-partition", "db-standby", "partition", 10, 15),
-    Fault("db-postmaster-kill", "db-primary", "pkill -KILL --oldest --exact postgres", 5),
+    Fault("db-postmaster-kill", "db-primary", "pkill -KILL --oldest --exact postgres", 8),
     Fault("db-patroni-kill", "db-primary", "systemctl kill --kill-whom=main --signal=KILL patroni", 5),
     Fault("db-etcd-kill", "db-primary", killed("etcd"), 5),
     Fault("db-switchover", "db-primary", "playbooks/switchover.yml", 0),

@@ -58,19 +58,27 @@ class Patience:
         from django.core.signals import got_request_exception
 
         self.project, self.seconds = project, seconds
-        # One thread asks for all of a worker.
+        # One thread asks for all of a worker, not more often for being many: when it last did, and when one was there.
         self.asking = threading.Lock()
+        self.asked = self.seen = 0.0
         got_request_exception.connect(note)
 
     def wait(self, deadline):
+        """Whether there was a primary, asked for after this page had broken and before that time."""
+        began = time.monotonic()
         while (left := deadline - time.monotonic()) > 0:
             if self.asking.acquire(timeout=left):
                 try:
-                    if is_back():
-                        return True
+                    now = time.monotonic()
+                    if self.seen < began and now - self.asked >= LOOK_SECONDS:
+                        if is_back():
+                            self.seen = now
+                        self.asked = time.monotonic()
                 finally:
                     self.asking.release()
-                time.sleep(LOOK_SECONDS)
+                if self.seen >= began:
+                    return True
+                time.sleep(LOOK_SECONDS / 5)
         return False
 
     def __call__(self, environ, start_response):
