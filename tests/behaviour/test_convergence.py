@@ -1,13 +1,15 @@
-"""On a converged environment, check mode finds nothing to change and nothing to complain of."""
+"""On a converged environment neither a second run nor check mode finds anything to change, or to complain of."""
 
 from __future__ import annotations
 
+import pytest
 from conftest import ENV, TIERS
 from runs import ansible_playbook, changes, recap
 
 
-def test_check_mode_finds_nothing_to_change():
-    done = ansible_playbook(ENV, "site.yml", "--check", "--diff", fast=True)
+@pytest.mark.parametrize("options", [(), ("--check",)], ids=["second run", "check mode"])
+def test_nothing_is_left_to_change(options):
+    done = ansible_playbook(ENV, "site.yml", "--diff", *options, fast=True)
     hosts = recap(done.stdout)
     assert done.returncode == 0, done.stdout[-4000:]
     assert set(hosts) == set(TIERS)

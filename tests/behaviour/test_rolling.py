@@ -1,7 +1,7 @@
 """A rolling change: it stops at the first host that fails, finishes when it is run again, and respects an engineer.
 
-Three runs of `--tags gunicorn`: with another keep-alive time, broken on the first host; the same again, mended; and
-without it, which leaves everything as it was.
+Three runs of `--tags gunicorn`, which are for `make test-all`, since `make test` deploys: with another keep-alive time,
+broken on the first host; the same again, mended; and without it, which leaves everything as it was.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import subprocess
 
 import pytest
 import test_edge
-from conftest import ENV, hosts_of
+from conftest import ENV, hosts_of, long
 from runs import ansible_playbook
 from test_web import health, sites
 
@@ -63,6 +63,7 @@ def as_it_was(host):
         run()
 
 
+@long
 @pytest.mark.skipif(len(WEB) < 2, reason="one web host cannot be rolled one after another")
 def test_a_failing_restart_stops_the_run_and_the_same_command_finishes_it(host, as_it_was):
     first, last, before = WEB[0], WEB[-1], digests(host)
