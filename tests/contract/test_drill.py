@@ -414,19 +414,9 @@ def refused_by_the_engine(*_):
     raise docker.errors.APIError("500 Server Error")
 
 
-@pytest.mark.parametrize(
-    ("run", "end", "good", "code", "told"),
-    [
-        (lambda drill: None, None, True, 0, ["put back", "report", "leave"]),
-        (lambda drill: None, None, False, 1, ["put back", "report", "leave"]),
-        (interrupted, lambda: None, True, 1, ["put back", "end", "report"]),
-        (in_trouble, lambda: None, True, 1, ["put back", "end", "report"]),
-        (in_trouble, in_trouble, True, 1, ["put back", "end", "report"]),
-        (refused_by_the_engine, refused_by_the_engine, True, 1, ["put back", "end", "report"]),
-    ],
-)
-def test_a_drill_ends_with_its_report_whatever_becomes_of_it(monkeypatch, run, end, good, code, told):
-    """Where it is stopped its load is ended; where it is done the lab that it found is left as it was."""
+@pytest.fixture
+def drilled(monkeypatch, tmp_path):
+    """drilled(run, ...): the status of a drill and what it did, with the state of the one before."""
     log = []
 
     class Lab:
@@ -439,13 +429,18 @@ def test_a_drill_ends_with_its_report_whatever_becomes_of_it(monkeypatch, run, e
         def put_back(self, container):
             log.append("put back")
 
+        def down(self, say):
+            log.append("remove")
+
     class Drill(rounds.Rounds):
-        def __init__(self):
-            self.load, self.say = end, lambda text: None
+        def __init__(self, end, good, lab_id):
+            self.load, self.say, self.end_load, self.is_good = end, lambda text: None, end, good
+            self.file, self.lab_id = tmp_path / "state.json", lab_id
+            self.state = json.loads(self.file.read_text()) if self.file.exists() else {}
 
         def end(self):
             log.append("end")
-            end()
+            self.end_load()
 
         def report(self):
             log.append("report")
@@ -454,11 +449,42 @@ def test_a_drill_ends_with_its_report_whatever_becomes_of_it(monkeypatch, run, e
             log.append("leave")
 
         def good(self):
-            return good
+            return self.is_good
+
+    def conduct(run, end=None, good=True, found=True, lab_id="ours"):
+        log.clear()
+        monkeypatch.setattr(rounds, "is_up", lambda lab: found)
+        return rounds.conduct(lambda lab: Drill(end, good, lab_id), run), log[:]
 
     monkeypatch.setattr(rounds.containers, "Lab", Lab)
     monkeypatch.setattr(rounds.engine, "ensure", lambda say: None)
-    monkeypatch.setattr(rounds, "is_up", lambda lab: True)
+    monkeypatch.setattr(rounds.demo, "demo", lambda lab, tiers: log.append("make"))
     monkeypatch.setattr(rounds.signal, "signal", lambda *_: None)
-    assert rounds.conduct(lambda lab: Drill(), run) == code
-    assert log == told
+    return conduct
+
+
+@pytest.mark.parametrize(
+    ("run", "end", "good", "code", "told"),
+    [
+        (lambda drill: None, None, True, 0, ["put back", "report", "leave"]),
+        (lambda drill: None, None, False, 1, ["put back", "report", "leave"]),
+        (interrupted, lambda: None, True, 1, ["put back", "end", "report"]),
+        (in_trouble, lambda: None, True, 1, ["put back", "end", "report"]),
+        (in_trouble, in_trouble, True, 1, ["put back", "end", "report"]),
+        (refused_by_the_engine, refused_by_the_engine, True, 1, ["put back", "end", "report"]),
+    ],
+)
+def test_a_drill_ends_with_its_report_whatever_becomes_of_it(drilled, run, end, good, code, told):
+    """Where it is stopped its load is ended; where it is done the lab that it found is left as it was."""
+    assert drilled(run, end, good) == (code, told)
+
+
+def test_a_drill_that_goes_on_removes_the_lab_that_it_made_before(drilled):
+    """Not one that somebody else has made since."""
+    assert drilled(interrupted, lambda: None, found=False) == (1, ["put back", "make", "end", "report"])
+    assert drilled(lambda drill: None) == (0, ["put back", "report", "remove"])
+    assert drilled(lambda drill: None, lab_id="another") == (0, ["put back", "report", "leave"])
+
+
+def test_a_drill_removes_the_lab_that_it_has_made(drilled):
+    assert drilled(lambda drill: None, found=False) == (0, ["put back", "make", "report", "remove"])

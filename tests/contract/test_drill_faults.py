@@ -401,32 +401,68 @@ def test_a_fault_under_load_from_its_first_request_to_the_verdict(tmp_path, monk
 # The report.
 
 
-def test_the_report_has_every_fault_a_picture_and_the_game(tmp_path):
-    book = ledger.Ledger(tmp_path / "l.jsonl.gz")
-    for number in range(1000):
-        due = 95 + number / 5
-        failed = {"error": "status 503"} if number == 50 else {}
-        book.add(write(due, **failed) if number % 5 == 0 else request(due, host=f"web{number % 3 + 1}"))
-    book.flush()
-    steps = [step(), step("cache-kill", 201, 290, hit=["cache", "db-standby"], run=2)]
-    for one, records in zip(steps, judge.share_out(ledger.read(book.path), steps), strict=True):
-        one |= judge.figures(records, one, judge.windows(steps), set())
+@pytest.fixture
+def kept(tmp_path) -> dict:
+    """The state after one fault, and after a game of one; another command was cut short."""
+    steps = [step(), step("cache-kill", 201, 290, hit=["cache", "db-standby"], run=2, ledger="g.jsonl.gz")]
+    rounds = []
+    for one in steps:
+        book = ledger.Ledger(tmp_path / one["ledger"])
+        for number in range(500):
+            due = one["began"] - 5 + number / 5
+            failed = {"error": "status 503"} if number == 50 else {}
+            book.add(write(due, **failed) if number % 5 == 0 else request(due, host=f"web{number % 3 + 1}"))
+        book.flush()
+        one |= judge.figures(next(iter(judge.share_out(ledger.read(book.path), [one]))), one, judge.windows([one]), set())
         one["problems"] = judge.problems(one)
-    rounds = [{
-        "ledger": "l.jsonl.gz", "rate": 40, "requests": 1000, "writes": 200, "compared": True, "lost": [], "files": 200,
-        "files_wrong": {"media2": ["a.png"]}, "seed": 7, "run": 2,
-    }]  # fmt: skip
+        wrong = {"media2": ["a.png"]} if one["run"] == 2 else {}
+        rounds.append({
+            "ledger": one["ledger"], "rate": 40, "requests": 500, "writes": 100, "compared": True, "lost": [], "files": 100,
+            "files_wrong": wrong, "seed": 7, "run": one["run"],
+        })  # fmt: skip
     unfinished = step("web-kill", 300, None, ledger="open.jsonl.gz")
+    return {"steps": [*steps, unfinished], "rounds": rounds, "games": [2]}
+
+
+def sections(folder) -> tuple[str, str]:
+    """Of the page: one fault after another, and the game."""
+    said = (folder / "drills.md").read_text()
+    marked = [re.findall(f"{begin}(.*?){end}", said, re.DOTALL) for begin, end in
+              (faults_report.MARKERS, faults_report.GAME_MARKERS)]  # fmt: skip
+    assert [len(found) for found in marked] == [1, 1] and said.count("Before.") == said.count("After.") == 1
+    return marked[0][0], marked[1][0]
+
+
+def names_in(picture) -> list[str]:
+    return [part.text for part in ET.parse(picture).getroot().iter() if part.get("class") == "name"]
+
+
+def test_the_report_has_a_section_of_faults_and_one_of_the_game_each_with_a_picture(tmp_path, kept):
     (tmp_path / "drills.md").write_text("# Drills\n\nBefore.\n\nAfter.\n")
     for _ in range(2):
-        faults_report.write({"steps": [*steps, unfinished], "rounds": rounds, "games": [2]}, tmp_path, tmp_path)
-    said = (tmp_path / "drills.md").read_text()
-    assert said.count("### One after another") == said.count("Before.") == said.count("After.") == 1
-    assert "| db-primary-kill | 1 |" in said and "| cache-kill (and db-standby) | 1 |" in said
-    assert "`SEED=7`" in said and "1 were missing or different" in said.replace("\n", " ")
-    assert "web-kill" not in said
+        faults_report.write(kept, tmp_path, tmp_path)
+    one_after_another, game = sections(tmp_path)
+    assert "| db-primary-kill | 1 |" in one_after_another and "| cache-kill (and db-standby) | 1 |" in game
+    assert "cache-kill" not in one_after_another and "db-primary-kill" not in game
+    assert "`SEED=7`" in game and "SEED" not in one_after_another
+    wrong = [re.search(r"(\d) were missing or different", part)[1] for part in (one_after_another, game)]
+    assert wrong == ["0", "1"]
+    assert "web-kill" not in one_after_another + game
     drawn = ET.parse(tmp_path / "drill-faults.svg").getroot()
     classes = Counter(part.get("class") for part in drawn.iter())
-    assert classes["mark"] == 2
-    assert [part.text for part in drawn.iter() if part.get("class") == "name"] == ["db-primary-kill", "cache-kill"]
-    assert classes["track"] == len(TIERS) and classes["stopped"] >= 2 and classes["failed"] >= 2
+    assert classes["mark"] == 1
+    assert names_in(tmp_path / "drill-faults.svg") == ["db-primary-kill"]
+    assert names_in(tmp_path / "drill-game.svg") == ["cache-kill"]
+    assert classes["track"] == len(TIERS) and classes["stopped"] >= 1 and classes["failed"] >= 1
+
+
+@pytest.mark.parametrize(("run", "played"), [(1, False), (2, True)])
+def test_a_command_leaves_the_other_s_section_as_it_was(tmp_path, kept, run, played):
+    (tmp_path / "drills.md").write_text("# Drills\n\nBefore.\n\nAfter.\n")
+    faults_report.write(kept, tmp_path, tmp_path)
+    before = sections(tmp_path)
+    of_run = {part: [one | {"rate": 20} for one in kept[part] if one["run"] == run] for part in ("steps", "rounds")}
+    faults_report.write(of_run | {"games": [2] * played}, tmp_path, tmp_path)
+    after = sections(tmp_path)
+    assert "asked for 20" in after[played] and "asked for 40" in before[played]
+    assert after[not played] == before[not played]

@@ -1,8 +1,9 @@
-"""The section of docs/drills.md about faults, and its pictures, from what the drill has kept."""
+"""The sections of docs/drills.md about faults and about the game, and their pictures, from what the drill has kept."""
 
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable
 from math import inf
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from tests.drills.report import machine, seconds, table, write_section, writes_a
 from tests.drills.table import BY_NAME, FAULTS
 
 MARKERS = "<!-- faults: written by make drill -->", "<!-- end of faults -->"
+GAME_MARKERS = "<!-- the game: written by make drill GAME=60 -->", "<!-- end of the game -->"
 HEAD = [
     "fault",
     "times",
@@ -85,16 +87,10 @@ def draw(name: str, title: str, steps: list[dict], folder: Path, docs: Path) -> 
     return f"![{title}: {subtitle}]({name})"
 
 
-def pictures(state: dict, folder: Path, docs: Path) -> list[str]:
-    """Of the round of all faults and of the game that had the most of them."""
+def picture_of(state: dict, name: str, title: str, folder: Path, docs: Path) -> str:
+    """Of the round that had the most faults."""
     ledgers = {step["ledger"]: [s for s in state["steps"] if s["ledger"] == step["ledger"]] for step in state["steps"]}
-    kinds = {"drill-faults.svg": ("One fault after another", False), "drill-game.svg": ("Random faults", True)}
-    found = []
-    for name, (title, game) in kinds.items():
-        of_kind = [steps for steps in ledgers.values() if (steps[0]["run"] in state.get("games", [])) == game]
-        if of_kind:
-            found.append(draw(name, title, max(of_kind, key=len), folder, docs))
-    return found
+    return draw(name, title, max(ledgers.values(), key=len), folder, docs)
 
 
 def summary(state: dict) -> str:
@@ -109,41 +105,40 @@ def summary(state: dict) -> str:
         *writes_and_cost(state),
         f"Of {sum(one.get('files', 0) for one in state['rounds']):,} acknowledged files {wrong} were missing or "
         "different on a media host.",
+        f"Measured on {machine()}, which the load shares with all hosts.",
     ]
     return "\n".join(lines)
 
 
-def game(state: dict) -> str:
-    """The last one."""
-    run = state["games"][-1]
-    steps = [step for step in state["steps"] if step["run"] == run]
-    rounds = [one for one in state["rounds"] if one["run"] == run]
-    lost = sum(len(one.get("lost", [])) for one in rounds)
-    minutes = sum((step["ended"] or step["began"]) - step["began"] for step in steps) / 60
-    return (
-        f"{minutes:.0f} minutes, {len(steps)} faults in the order that `SEED={rounds[-1]['seed']}` deals, nobody "
-        f"helping: {judge.good_gets(steps):.3%} of\nthe GETs were good, {lost} acknowledged writes were lost, "
-        f"{sum(step['writes_failed'] for step in steps)} writes failed, {sum(step['outside'] for step in steps)} of "
-        "them outside of their\nseconds."
-    )
-
-
-def text(state: dict, drawn: list[str]) -> str:
+def text(state: dict, head: str, drawn: str) -> str:
     steps = state["steps"]
-    played = [step for step in steps if step["run"] in state.get("games", [])]
-    parts = ["### What became of visitors", summary(state)]
-    parts += [f"Measured on {machine()}, which the load shares with all hosts.", *drawn]
-    for title, found in (("### One after another", [s for s in steps if s not in played]), ("### A game", played)):
-        if found:
-            parts += [title, *([game(state)] if found is played else []), faults(found)]
     problems = [f"* {step['name']} ({step['host']}): {problem}" for step in steps for problem in step["problems"]]
+    parts = [head, summary(state), drawn, faults(steps)]
     if problems:
-        parts += ["### Not as it should be in the faults", "\n".join(problems)]
+        parts += ["Not as it should be:", "\n".join(problems)]
     return "\n\n".join(parts)
 
 
-def write(state: dict, folder: Path, docs: Path) -> None:
-    # What a command that was cut short has left open has no figures yet.
+def of_runs(state: dict, wanted: Callable[[int], bool]) -> dict:
+    """The same of some commands; what one that was cut short has left open has no figures yet."""
     closed = {one["ledger"] for one in state["rounds"]}
-    known = state | {"steps": [step for step in state["steps"] if step["ledger"] in closed]}
-    write_section(docs, MARKERS, text(known, pictures(known, folder, docs)))
+    return {
+        "steps": [step for step in state["steps"] if wanted(step["run"]) and step["ledger"] in closed],
+        "rounds": [one for one in state["rounds"] if wanted(one["run"])],
+    }
+
+
+def write(state: dict, folder: Path, docs: Path) -> None:
+    """All rounds of one fault after another, and the last game; a section stays as it is where there is nothing new."""
+    games = state.get("games", [])
+    if (rounds := of_runs(state, lambda run: run not in games))["steps"]:
+        drawn = picture_of(rounds, "drill-faults.svg", "One fault after another", folder, docs)
+        write_section(docs, MARKERS, text(rounds, "### One after another", drawn))
+    if (game := of_runs(state, lambda run: run in games[-1:]))["steps"]:
+        minutes = sum((step["ended"] or step["began"]) - step["began"] for step in game["steps"]) / 60
+        head = (
+            f"### A game\n\n{minutes:.0f} minutes of faults in the order that `SEED={game['rounds'][-1]['seed']}` deals, "
+            "nobody helping:"
+        )
+        drawn = picture_of(game, "drill-game.svg", "Random faults", folder, docs)
+        write_section(docs, GAME_MARKERS, text(game, head, drawn))

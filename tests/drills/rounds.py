@@ -44,6 +44,14 @@ class Rounds:
         unfinished.write_text(json.dumps(self.state, indent=1))
         unfinished.replace(self.file)
 
+    def made_its_lab(self) -> None:
+        """Remembered for a later command that goes on and finds it there."""
+        self.state["made"] = self.lab_id
+        self.save()
+
+    def has_made_its_lab(self) -> bool:
+        return self.state.get("made") == self.lab_id
+
     def session(self) -> requests.Session:
         return front.session(self.lab.front_address(), self.lab.ca_file)
 
@@ -146,6 +154,8 @@ def conduct(make: Callable[[containers.Lab], Rounds], run: Callable[[Rounds], No
                 check_memory(lab.env_name)
             demo.demo(lab, tiers_of(lab.env_name))
         drill = make(lab)
+        if made:
+            drill.made_its_lab()
     except (containers.LabError, engine.EngineError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -168,5 +178,5 @@ def conduct(make: Callable[[containers.Lab], Rounds], run: Callable[[Rounds], No
     drill.report()
     drill.say("docs/drills.md is written")
     if finished:
-        demo.step("clean up", lambda: lab.down(demo.say) if made else drill.leave())
+        demo.step("clean up", lambda: lab.down(demo.say) if drill.has_made_its_lab() else drill.leave())
     return 0 if finished and drill.good() else 1
