@@ -43,7 +43,7 @@ example: venv ## The example project's own tests
 test: venv ## Everything CI checks: lint, contract tests, the example's tests, production and projects not ours in containers
 	@$(BIN)/python -m tools.test default projects
 
-test-all: venv ## `make test`, and the same for staging, perlbal, dev and more projects
+test-all: venv ## `make test` with what takes minutes each (kills, pauses, loss, reboots, rolls), and staging, perlbal, dev, more projects
 	@TRESTLE_LONG=all $(BIN)/python -m tools.test default projects staging perlbal dev projects-small
 
 bench: venv ## Measure the budgets: demo from nothing, second runs, tasks, memory

@@ -168,9 +168,14 @@ def test_every_web_host_is_in_the_pool_and_answers(host, session, name):
     assert servers(session, name) == set(WEB)
 
 
+def workers(host) -> dict[str, list[str]]:
+    """The processes of each balancer's nginx: a reload has others begin."""
+    return {b: sorted(host(b).check_output("pgrep --full '^nginx: worker'").split()) for b in BALANCERS}
+
+
 @pytest.mark.skipif(len(WEB) < 2, reason="one web host cannot be spared")
-def test_a_drained_host_gets_no_request_and_comes_back(host, session, name):
-    drained = WEB[-1]
+def test_a_drained_host_gets_no_request_and_comes_back_without_a_reload(host, session, name):
+    drained, before = WEB[-1], workers(host)
     assert host(drained).run(f"touch {FLAG}").rc == 0
     try:
         assert wait(DRAIN_SECONDS, lambda: in_state(host, "drained", drained)), journal(
@@ -181,6 +186,7 @@ def test_a_drained_host_gets_no_request_and_comes_back(host, session, name):
         host(drained).run(f"rm -f {FLAG}")
     assert wait(DRAIN_SECONDS, lambda: in_state(host, "up", drained)), journal(host, BALANCERS[0], "pool-checker")
     assert drained in servers(session, name)
+    assert workers(host) == before
 
 
 def test_with_every_host_drained_visitors_get_the_error_page_quickly(host, session, name):

@@ -10,6 +10,7 @@ from tests.drills.judge import good_gets, verdict
 from tests.drills.table import BY_NAME, SHORT, too_few
 
 RATE = 20
+PRIMARY_SECONDS = 25
 
 pytestmark = pytest.mark.skipif(bool(too_few(TIERS)), reason="this environment has no hosts to spare")
 
@@ -32,6 +33,12 @@ def test_all_is_whole_again_after_a_fault_on_every_tier(drilled):
     steps, _ = drilled
     assert [step["name"] for step in steps] == list(SHORT)
     assert all(step["whole"] for step in steps), [step["lacking"] for step in steps]
+
+
+def test_writes_go_on_within_seconds_of_the_loss_of_the_primary_s_host(drilled):
+    """By Patroni's lease alone it is 20 to 25 s; the early end of it is usual, and not promised."""
+    (lost,) = (step for step in drilled[0] if step["name"] == "db-primary-kill")
+    assert lost["without_writes"] < PRIMARY_SECONDS, lost["without_writes"]
 
 
 def test_nothing_that_was_acknowledged_is_lost_and_visitors_are_served_meanwhile(drilled):

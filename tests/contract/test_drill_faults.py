@@ -413,12 +413,13 @@ def kept(tmp_path) -> dict:
             failed = {"error": "status 503"} if number == 50 else {}
             book.add(write(due, **failed) if number % 5 == 0 else request(due, host=f"web{number % 3 + 1}"))
         book.flush()
-        one |= judge.figures(next(iter(judge.share_out(ledger.read(book.path), [one]))), one, judge.windows([one]), set())
+        (records,) = judge.share_out(ledger.read(book.path), [one])
+        one |= judge.figures(records, one, judge.windows([one]), set())
         one["problems"] = judge.problems(one)
         wrong = {"media2": ["a.png"]} if one["run"] == 2 else {}
         rounds.append({
-            "ledger": one["ledger"], "rate": 40, "requests": 500, "writes": 100, "compared": True, "lost": [], "files": 100,
-            "files_wrong": wrong, "seed": 7, "run": one["run"],
+            "ledger": one["ledger"], "rate": 40, "requests": 500, "writes": 100, "compared": True, "lost": [],
+            "files": 100, "files_wrong": wrong, "seed": 7, "run": one["run"],
         })  # fmt: skip
     unfinished = step("web-kill", 300, None, ledger="open.jsonl.gz")
     return {"steps": [*steps, unfinished], "rounds": rounds, "games": [2]}

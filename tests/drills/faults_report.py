@@ -136,9 +136,7 @@ def write(state: dict, folder: Path, docs: Path) -> None:
         write_section(docs, MARKERS, text(rounds, "### One after another", drawn))
     if (game := of_runs(state, lambda run: run in games[-1:]))["steps"]:
         minutes = sum((step["ended"] or step["began"]) - step["began"] for step in game["steps"]) / 60
-        head = (
-            f"### A game\n\n{minutes:.0f} minutes of faults in the order that `SEED={game['rounds'][-1]['seed']}` deals, "
-            "nobody helping:"
-        )
+        seed = game["rounds"][-1]["seed"]
+        head = f"### A game\n\n{minutes:.0f} minutes of faults in the order that `SEED={seed}` deals, nobody helping:"
         drawn = picture_of(game, "drill-game.svg", "Random faults", folder, docs)
         write_section(docs, GAME_MARKERS, text(game, head, drawn))
