@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -261,6 +262,38 @@ def test_a_child_that_pgpool_has_given_up_and_that_does_not_end_is_killed_at_the
         assert follower.children(pgpool.pid) == alive
     titles = [Path(f"/proc/{pid}/cmdline").read_text() for pid in pgpool.children()]
     assert any(title.startswith("pgpool: worker") for title in titles)
+
+
+def test_a_child_that_tries_to_reach_a_backend_that_is_detached_is_killed(follower, tmp_path, monkeypatch):
+    """Nobody else who does, as these tests themselves, and none that tries to reach another one."""
+    gone, other = "127.0.0.9", "127.0.0.8"
+    with contextlib.ExitStack() as opened:
+        # A full queue answers nobody.
+        server = opened.enter_context(socket.create_server((gone, 0), backlog=0))
+        for _ in range(4):
+            waiting = opened.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(server.getsockname())
+        connect = f"import socket; socket.socket().connect({server.getsockname()})"
+        script = f'{sys.executable} -c "{connect}" & sleep 60 & exec sleep 61'
+        main = opened.enter_context(subprocess.Popen(["bash", "-c", script]))
+        opened.callback(main.kill)
+        (tmp_path / "pid").write_text(f"{main.pid}\0")
+        monkeypatch.setattr(follower, "PID_FILE", tmp_path / "pid")
+
+        def trying() -> set[int]:
+            said = subprocess.check_output(["ss", "-Htnp", "state", "syn-sent", "dst", gone], text=True)
+            return set(map(int, re.findall(r"pid=(\d+)", said))) - {os.getpid()}
+
+        while not trying():
+            time.sleep(0.05)
+        (child,), both = trying(), follower.children(main.pid)
+        opened.callback(lambda: [os.kill(pid, signal.SIGKILL) for pid in follower.children(main.pid)])
+        for host, up, alive in ((gone, True, both), (other, False, both), (gone, False, both - {child})):
+            follower.end_connecting([follower.Backend(0, host, up, False)])
+            time.sleep(0.05)
+            assert follower.children(main.pid) == alive
+        assert child in both and len(both) == 2
 
 
 def test_who_is_woken_serves_clients(follower, pgpool, monkeypatch):

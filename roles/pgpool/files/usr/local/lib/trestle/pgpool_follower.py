@@ -273,6 +273,19 @@ class Leftovers:
                     os.kill(pid, signal.SIGKILL)
 
 
+def end_connecting(pool: list[Backend]) -> None:
+    """Children that try to reach a backend that was detached meanwhile: pgpool has them try for as long as it is gone, and
+    the first that gets through marks it as up, which it is to nobody else: each new child then fails its clients."""
+    for backend in pool:
+        if not backend.up:
+            command = ["ss", "-Htnp", "state", "syn-sent", "dst", backend.host]
+            said = subprocess.run(command, capture_output=True, text=True, timeout=8).stdout
+            with contextlib.suppress(OSError, ValueError):
+                for pid in {int(pid) for pid in re.findall(r"\bpid=(\d+)", said)} & children(main_pid()):
+                    print(f"child {pid} of pgpool tries to reach {backend.host}, which is detached: killed", flush=True)
+                    os.kill(pid, signal.SIGKILL)
+
+
 def main_process() -> int:
     """systemd's; 0 where pgpool does not run."""
     command = ["systemctl", "show", "--property=MainPID", "--value", "pgpool2"]
@@ -326,6 +339,7 @@ def main() -> None:
             unheard = (unheard or began) if not pool and is_crippled() else None
             if unheard and began - unheard > CRIPPLED_SECONDS:
                 end_crippled()
+            end_connecting(pool)
             hosts = [backend.host for backend in pool]
             real = roles(dict(zip(hosts, threads.map(probe, hosts), strict=True)))
             seconds, last = min(ROUND_SECONDS, began - last), began
