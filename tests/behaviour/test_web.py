@@ -85,13 +85,15 @@ def test_gunicorn_runs_threads_in_the_wanted_number_of_workers(host, name, site)
 def test_a_worker_that_dies_is_replaced_by_the_same_release(host, name):
     web, site = host(name), sites()[0]
     before = health(web, site, "live")[1]
+    # The monitor asks too.
+    del before["requests"]
     master = web.check_output(f"supervisorctl pid {site}:{site}-gunicorn").strip()
     victim = web.check_output(f"pgrep -P {master} | head -n 1").strip()
     web.check_output(f"kill -KILL {victim}")
     time.sleep(2)
     workers = web.check_output(f"pgrep -P {master}").split()
     assert victim not in workers and str(len(workers)) == environment(web, site)["GUNICORN_WORKERS"], logs(web, site)
-    assert health(web, site, "live")[1] == before
+    assert before.items() <= health(web, site, "live")[1].items()
 
 
 def test_a_drained_host_says_so_and_keeps_serving(host, site):
