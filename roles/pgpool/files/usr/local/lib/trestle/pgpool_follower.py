@@ -244,6 +244,12 @@ def wake_children() -> None:
                     os.kill(pid, signal.SIGUSR2)
 
 
+def end(pid: int, why: str) -> None:
+    print(f"{why}: killed", flush=True)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
 class Leftovers:
     """Children that pgpool has given up, and that do not end.
 
@@ -268,9 +274,7 @@ class Leftovers:
             return
         if known := {int(pid) for pid in (pcp("pcp_proc_count") or "").split()}:
             for pid in self.look(there, known):
-                print(f"child {pid} of pgpool does not end: killed", flush=True)
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+                end(pid, f"child {pid} of pgpool does not end")
 
 
 def end_connecting(pool: list[Backend]) -> None:
@@ -279,11 +283,11 @@ def end_connecting(pool: list[Backend]) -> None:
     for backend in pool:
         if not backend.up:
             command = ["ss", "-Htnp", "state", "syn-sent", "dst", backend.host]
-            said = subprocess.run(command, capture_output=True, text=True, timeout=8).stdout
-            with contextlib.suppress(OSError, ValueError):
+            # pgpool is being stopped or started, or the host is too busy: the next round looks again.
+            with contextlib.suppress(OSError, ValueError, subprocess.TimeoutExpired):
+                said = subprocess.run(command, capture_output=True, text=True, timeout=8).stdout
                 for pid in {int(pid) for pid in re.findall(r"\bpid=(\d+)", said)} & children(main_pid()):
-                    print(f"child {pid} of pgpool tries to reach {backend.host}, which is detached: killed", flush=True)
-                    os.kill(pid, signal.SIGKILL)
+                    end(pid, f"child {pid} of pgpool tries to reach {backend.host}, which is detached")
 
 
 def main_process() -> int:
@@ -302,9 +306,7 @@ def is_crippled() -> bool:
 def end_crippled() -> None:
     """systemd starts it again."""
     if pid := main_process():
-        print(f"pgpool, process {pid}, has lost its sockets: killed", flush=True)
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+        end(pid, f"pgpool, process {pid}, has lost its sockets")
 
 
 def journal(since: float | None) -> str:
