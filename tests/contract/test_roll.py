@@ -554,9 +554,8 @@ def test_a_change_waits_until_a_load_balancer_has_the_host_so(pool, tmp_path, fl
     for flag in flags[raised:]:
         (tmp_path / flag).touch()
     one = asking("192.0.2.1", 0.1, before)
-    later = threading.Timer(0.7, lambda: setattr(one, "told", after))
-    later.start()
     begun = time.time()
+    threading.Timer(0.7, lambda: setattr(one, "told", after)).start()
     assert pool.change(tmp_path / flags[0], raised) == {}
     assert 0.7 < time.time() - begun < 1.5
 
@@ -592,8 +591,8 @@ def test_one_that_could_not_ask_while_the_sites_were_started_is_waited_for(pool,
     (roll.DRAIN / "deploy").touch()
     (questions / "192.0.2.1").write_text("drained 2/2")
     os.utime(questions / "192.0.2.1", (time.time() - 20, time.time() - 20))
-    threading.Timer(0.5, lambda: asking("192.0.2.1", 0.1, "up 2/2")).start()
     begun = time.time()
+    threading.Timer(0.5, lambda: asking("192.0.2.1", 0.1, "up 2/2")).start()
     assert pool.change(roll.DRAIN / "deploy", False) == {}
     assert 0.5 < time.time() - begun < 1.5
 
