@@ -326,6 +326,31 @@ def test_without_perlbal_nginx_chooses_by_itself(perlbal_runs, host, session, na
     assert wait(5, lambda: perlbal(host, "show pool"))
 
 
+# As a connection that the kernel gave the port to.
+HOLD_PORT = """
+import socket, struct, time
+held = socket.socket()
+held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+held.bind(("127.0.0.1", 60000))
+held.connect(("127.0.0.1", 8079))
+held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+held.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+time.sleep(5)
+"""
+
+
+def test_perlbal_starts_once_a_connection_that_has_its_port_has_ended(perlbal_runs, host):
+    balancer = host(BALANCERS[0])
+    balancer.check_output("systemctl stop perlbal")
+    try:
+        balancer.check_output("systemd-run --collect --unit=hold-port /usr/bin/python3 -c %s", HOLD_PORT)
+        assert wait(5, lambda: balancer.check_output("ss -Htn state established sport = 60000"))
+        assert balancer.run("systemctl start perlbal").rc == 0
+        assert perlbal(host, "show pool")
+    finally:
+        balancer.run("systemctl stop hold-port; systemctl start perlbal")
+
+
 # The floating address.
 
 
