@@ -192,6 +192,41 @@ def test_a_page_that_is_slow_has_all_its_time_and_is_asked_of_a_second_host_only
     assert counts == [2, 1]
 
 
+@pytest.fixture
+def run_under_way(host):
+    """A run's lock, which nobody can read: no run is refused for it."""
+    file = "/var/lib/trestle/run-lock"
+    for name in BALANCERS:
+        host(name).check_output(f"test ! -e {file} && touch {file}")
+    yield
+    for name in BALANCERS:
+        host(name).check_output(f"rm {file}")
+
+
+@pytest.mark.skipif(len(WEB) < 3, reason="there is no host that is drained later than the next")
+def test_during_a_run_a_slow_page_is_kept_from_the_hosts_that_are_drained_next(slow_page, host, run_under_way):
+    """A drain waits for it."""
+
+    def hosts_of_pages() -> set[str]:
+        # Fewer than are steered within the three times.
+        with slow_page(3) as answers:
+            pass
+        return {asked(host, answer.headers["X-Request-ID"])[0].split(":")[0] for answer in answers}
+
+    address = {name: host(name).check_output("hostname -I").split()[0] for name in WEB}
+    assert len(hosts_of_pages()) > 1, "nobody could know that it is slow"
+    assert hosts_of_pages() == {address[WEB[-1]]}, "the last one to be drained"
+    flag = "/var/lib/trestle/drain/manual"
+    host(WEB[0]).check_output(f"touch {flag}")
+    try:
+        assert wait(BACK_SECONDS, lambda: in_state(host, "drained", WEB[0]))
+        assert hosts_of_pages() == {address[WEB[-1]]}, "the next is in the middle"
+    finally:
+        host(WEB[0]).check_output(f"rm {flag}")
+    assert wait(BACK_SECONDS, lambda: in_state(host, "up", *WEB))
+    assert hosts_of_pages() == {address[WEB[0]]}, "it had its turn"
+
+
 @pytest.mark.skipif(not is_spare("web"), reason="there is no second web host")
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_slow_page_that_was_under_way_on_a_host_that_is_lost_comes_from_another(slow_page, lab, host, fault, capsys):

@@ -170,11 +170,18 @@ def test_nobody_there_is_a_failure_and_not_an_error():
     assert states[("blog", "web1")].name == "down"
 
 
-def test_the_whole_pool_is_told(server, monkeypatch):
+def test_the_whole_pool_is_told(server, monkeypatch, tmp_path):
+    lock = tmp_path / "run-lock"
     monkeypatch.setattr(checker, "NGINX", ("127.0.0.1", server.server_port))
+    monkeypatch.setattr(checker, "RUN_LOCK", lock)
     TOLD.clear()
     checker.tell({("blog", "web1"): checker.State("up"), ("blog", "web2"): checker.State("down")}, perlbal="up")
-    assert TOLD == [{"blog": {"web1": "up", "web2": "down"}, "perlbal": {"steered": "up"}}]
+    lock.touch()
+    checker.tell({})
+    assert TOLD == [
+        {"blog": {"web1": "up", "web2": "down"}, "perlbal": {"steered": "up"}, "run": {"under way": "down"}},
+        {"perlbal": {"steered": "down"}, "run": {"under way": "up"}},
+    ]
 
 
 POOL = {

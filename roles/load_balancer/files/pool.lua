@@ -9,6 +9,9 @@ local FILE, TTL = "/etc/nginx/trestle/pool.json", 10
 -- seconds, a site has none.
 local SLOW_TTL, WASTED_MOST, WASTED_TTL = 600, 10, 10
 local IN_PIECES = "in pieces"
+-- So long it counts which host left the pool or came back last. So many slow pages of a site are steered in so many seconds:
+-- more could be too much for the host that gets them.
+local MOVED_TTL, STEERED_MOST, STEERED_TTL = 120, 10, 10
 local KNOWN = { up = true, canary = true, drained = true, down = true, outdated = true }
 local REPEATABLE = { GET = true, HEAD = true }
 local states, slow = ngx.shared.trestle_pool, ngx.shared.trestle_slow
@@ -40,6 +43,19 @@ local function patience(site)
   local took = slow:get(site .. ngx.var.uri)
   if took == IN_PIECES or (slow:get("wasted by " .. site) or 0) >= WASTED_MOST then return end
   return pool.first_try_seconds + 1.5 * (tonumber(took) or 0)
+end
+
+-- Hosts are drained in the order of the pool, and each drain waits for the slowest page: during a run a page that is known
+-- to be slow goes to the host that is the last to be drained, the one that moved or the nearest before.
+local function last_to_go(site, up)
+  if states:get("run/under way") ~= "up" or not slow:get(site .. ngx.var.uri) then return end
+  if states:incr("steered of " .. site, 1, 0, STEERED_TTL) > STEERED_MOST then return end
+  local moved, place, last = states:get("moved of " .. site), {}, #up
+  for at, backend in ipairs(sites[site]) do place[backend.host] = at end
+  for at, backend in ipairs(up) do
+    if moved and place[backend.host] <= place[moved] then last = at end
+  end
+  return last - 1
 end
 
 -- The first host has so many seconds to begin its answer, the next the usual time. What might pause later, gunicorn
@@ -79,7 +95,7 @@ function pool.choose(site, usual_seconds)
   local turn = states:incr("turn of " .. site, 1, 0)
   local repeatable = REPEATABLE[ngx.req.get_method()]
   if repeatable and turn % (#up + #canaries) < #canaries then return ngx.exec("@canary") end
-  ngx.ctx.backends, ngx.ctx.turn, ngx.ctx.tried = up, turn, 0
+  ngx.ctx.backends, ngx.ctx.turn, ngx.ctx.tried = up, last_to_go(site, up) or turn, 0
   local port = perlbal_port(site)
   if port then return choose_perlbal(port) end
   local seconds = repeatable and #up > 1 and patience(site)
@@ -149,7 +165,7 @@ local function view()
 end
 
 -- GET: the pool as it is. PUT {site: {host: state}}: what the checker found; of "perlbal", whether it is "steered", and by
--- who stops it, "stopping".
+-- who stops it, "stopping"; whether a "run" is "under way".
 function pool.answer()
   if ngx.req.get_method() == "PUT" then
     ngx.req.read_body()
@@ -157,7 +173,11 @@ function pool.answer()
     if type(said) ~= "table" then return ngx.exit(ngx.HTTP_BAD_REQUEST) end
     for site, hosts in pairs(said) do
       for host, found in pairs(hosts) do
-        if KNOWN[found] then states:set(site .. "/" .. host, found, TTL) end
+        if KNOWN[found] then
+          local was = states:get(site .. "/" .. host)
+          if was and was ~= found then states:set("moved of " .. site, host, MOVED_TTL) end
+          states:set(site .. "/" .. host, found, TTL)
+        end
       end
     end
   end

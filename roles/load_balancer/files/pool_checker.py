@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 POOL_FILE = Path("/etc/nginx/trestle/pool.json")
+# Is there while a run of Ansible is under way.
+RUN_LOCK = Path("/var/lib/trestle/run-lock")
 NGINX, PERLBAL = ("127.0.0.1", 8079), ("127.0.0.1", 60000)
 PERIOD_SECONDS = 0.5
 # A host that waits until its change is known goes on when it is asked again.
@@ -109,8 +111,10 @@ def ask(address: str, port: int, path: str = "ready", told: str = "") -> Answer:
 
 
 def tell(states: dict[tuple[str, str], State], perlbal: str = "down") -> None:
-    """Write the whole pool into nginx, which forgets what is not repeated, and whether Perlbal has the same."""
-    pool: dict[str, dict[str, str]] = {"perlbal": {"steered": perlbal}}
+    """Write the whole pool into nginx, which forgets what is not repeated; whether Perlbal has the same, and whether
+    hosts may be drained soon."""
+    run = "up" if RUN_LOCK.exists() else "down"
+    pool: dict[str, dict[str, str]] = {"perlbal": {"steered": perlbal}, "run": {"under way": run}}
     for (site, host), state in states.items():
         pool.setdefault(site, {})[host] = state.name
     connection = http.client.HTTPConnection(*NGINX, timeout=TIMEOUT_SECONDS)
