@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 
 import pytest
@@ -106,6 +107,42 @@ def test_a_drained_host_says_so_and_keeps_serving(host, site):
     finally:
         web.check_output("rm /var/lib/trestle/drain/manual")
     assert health(web, site, "ready")[0] == 200
+
+
+# A gunicorn of its own with the sites' configuration, whose only connection is kept open; how long it takes to stop.
+STOP = """
+import http.client, os, signal, subprocess, sys, time
+settings = {"BIND": "127.0.0.1:7999", "WORKERS": "1", "THREADS": "2", "TIMEOUT": "30"}
+environment = os.environ | {f"GUNICORN_{name}": value for name, value in settings.items()} | {"TRESTLE_SITE": "test"}
+command = [sys.argv[1], "-c", "/usr/local/lib/trestle/gunicorn.conf.py", "wsgiref.simple_server:demo_app"]
+server = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+while True:
+    try:
+        connection = http.client.HTTPConnection("127.0.0.1", 7999)
+        connection.request("GET", "/")
+        break
+    except ConnectionRefusedError:
+        time.sleep(0.1)
+connection.getresponse().read()
+began = time.monotonic()
+server.terminate()
+server.wait()
+print(time.monotonic() - began)
+"""
+
+
+def test_a_drained_host_waits_for_no_connection_on_which_nothing_is_asked(host, site):
+    web, venv = host(WEB[-1]), f"/srv/{site}/current/venv/bin"
+    if web.run(f"{venv}/python -c 'from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER'").rc:
+        pytest.skip("this gunicorn waits for none anyway")
+    command = f"timeout 30 /usr/bin/python3 -c {shlex.quote(STOP)} {venv}/gunicorn"
+    serving = float(web.check_output(command))
+    web.check_output("touch /var/lib/trestle/drain/manual")
+    try:
+        drained = float(web.check_output(command))
+    finally:
+        web.check_output("rm /var/lib/trestle/drain/manual")
+    assert drained < serving / 2, f"{drained:.1f} s, and {serving:.1f} s where visitors are"
 
 
 @pytest.mark.parametrize("name", WEB)
