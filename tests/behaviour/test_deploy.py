@@ -14,7 +14,6 @@ RATE = 20
 BAD = "ready, then 500s"
 # Only the drill's own releases have slow pages.
 USUAL = {kind: share for kind, share in MIX.items() if kind != "slow"}
-DEPLOY = "playbooks/deploy.yml"
 WEB = hosts_of("web")
 # Nobody would try the bad release on a host that an engineer has drained; it takes two others.
 CANARY = WEB[1] if len(WEB) > 2 else WEB[0]
@@ -38,26 +37,18 @@ def drilled(lab, tmp_path_factory) -> dict[str, dict]:
     folder = tmp_path_factory.mktemp("drill")
     drill = Drill(lab, folder, RATE)
     good, bad = (
-        (
-            DEPLOY,
-            "-e",
-            f"@{drill.versions.write_sites(ENV, folder)}",
-            "-e",
-            "site=newsroom",
-            "-e",
-            f"release_version={tag}",
-        )
+        ("-e", f"@{drill.versions.write_sites(ENV, folder)}", "-e", "site=newsroom", "-e", f"release_version={tag}")
         for tag in (drill.versions.good(1), drill.versions.bad(BAD))
     )
     drill.begin(USUAL)
     found = {}
     try:
-        found["good"] = drill.take(Step("deploy", "a good release", "", good, fast=True))
+        found["good"] = drill.take(Step("deploy", "a good release", "", good))
         with drained_by_hand(lab, WEB[0]) if WEB[0] != CANARY else contextlib.nullcontext():
-            found["bad"] = drill.take(Step("bad", BAD, "", bad, fast=True))
+            found["bad"] = drill.take(Step("bad", BAD, "", bad))
     finally:
         # The tests that follow know the environment's own release.
-        found["back"] = drill.take(Step("deploy", "the environment's own", "", (DEPLOY,), fast=True))
+        found["back"] = drill.take(Step("deploy", "the environment's own", "", ()))
         found["visitors"] = drill.end()
     return found
 

@@ -382,7 +382,7 @@ def test_the_report_tells_what_was_done_and_leaves_other_sections_alone(tmp_path
         book.add(record)
     book.flush()
     step = {
-        "kind": "deploy", "name": "deploy v1", "fast": False, "seconds": 50.0, "began": 1000, "ended": 1050,
+        "kind": "deploy", "name": "deploy v1", "built": False, "seconds": 50.0, "began": 1000, "ended": 1050,
         "touched": list(HOSTS), "events": told, "back": None, "sentence": "", "problems": ["1 requests failed"],
         "requests": 600, "failed": 1, "first_failures": 2, "asked_again": 3, "slowest": {"page": 0.4, "slow": 5.1},
         "shares": {"building": 10.0}, "ledger": "l.jsonl.gz",

@@ -23,6 +23,12 @@ from tests.drills.versions import BAD, ROOT, SITE, Versions
 # After a run the visitors go on, so that what it did late is seen too.
 SETTLE_SECONDS = 8
 BACK_SECONDS = 10
+PLAYBOOKS = {
+    "deploy": "playbooks/deploy.yml",
+    "bad": "playbooks/deploy.yml",
+    "rollback": "playbooks/rollback.yml",
+    "patch": "playbooks/patch.yml",
+}
 
 
 @dataclass(frozen=True)
@@ -32,16 +38,17 @@ class Step:
     version: str
     arguments: tuple[str, ...]
     round: int = 0
-    fast: bool = False
+    # Whether it is built before the run that is timed.
+    built: bool = False
 
 
 def round_of(number: int, versions: Versions, env_name: str, folder: Path) -> Iterator[Step]:
-    """Ten deploys, two rollbacks, a patch and eight bad releases; every second deploy is accelerated."""
+    """Ten deploys, two rollbacks, a patch and eight bad releases; what every second deploy deploys is built before."""
 
     common = ("-e", f"@{versions.write_sites(env_name, folder)}", "-e", f"site={SITE}")
 
     def deploy(version: str) -> tuple[str, ...]:
-        return ("playbooks/deploy.yml", *common, "-e", f"release_version={version}")
+        return (*common, "-e", f"release_version={version}")
 
     version = "begin"
     for count in range(1, 11):
@@ -49,8 +56,8 @@ def round_of(number: int, versions: Versions, env_name: str, folder: Path) -> It
         yield Step("deploy", f"deploy {version}", version, deploy(version), number, count % 2 == 0)
         if count % 5 == 0:
             # The release before, and forward again with the next deploy.
-            yield Step("rollback", f"rollback from {version}", version, ("playbooks/rollback.yml", *common), number)
-    yield Step("patch", "patch", version, ("playbooks/patch.yml", *common[:2]), number)
+            yield Step("rollback", f"rollback from {version}", version, common, number)
+    yield Step("patch", "patch", version, common[:2], number)
     for name in BAD:
         bad = versions.bad(name)
         yield Step("bad", name, bad, deploy(bad), number)
@@ -65,9 +72,11 @@ class Drill(Rounds):
 
     def take(self, step: Step) -> dict:
         self.load.next_tally()
-        before, began = self.hosts.identities(), time.time()
         log = self.folder / f"{len(self.state['steps']) + 1:03}-{step.kind}.log"
-        run = play(self.lab.env_name, log, *step.arguments, fast=step.fast)
+        if step.built:
+            play(self.lab.env_name, log.with_suffix(".build.log"), "playbooks/build.yml", *step.arguments)
+        before, began = self.hosts.identities(), time.time()
+        run = play(self.lab.env_name, log, PLAYBOOKS[step.kind], *step.arguments)
         time.sleep(SETTLE_SECONDS)
         tally = self.load.next_tally()
         deadline = time.monotonic() + 60
@@ -122,7 +131,7 @@ class Drill(Rounds):
             "name": step.name,
             "version": step.version,
             "round": step.round,
-            "fast": step.fast,
+            "built": step.built,
             "began": run.began,
             "ended": run.ended,
             "seconds": run.seconds,

@@ -20,7 +20,7 @@ SITE = "newsroom"
 MEMORY_LIMIT = "140m"
 
 # What the drill adds to the site: pages that take their time, as a report or a slow query would.
-SLOW_PAGES = '''"""The site's addresses, and pages that take their time."""
+SLOW_PAGES = '''"""The site's addresses, and slow pages."""
 
 import time
 
