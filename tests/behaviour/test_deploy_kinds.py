@@ -1,6 +1,6 @@
 """Deploys of more than code: other dependencies, several hosts at once, and a page that fails and only the crawl finds.
 
-Three runs, which are for `make test-all`; what is deployed are the drill's versions of the example.
+Four runs, which are for `make test-all`; what is deployed are the drill's versions of the example.
 """
 
 from __future__ import annotations

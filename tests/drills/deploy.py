@@ -71,10 +71,12 @@ class Drill(Rounds):
         self.offered: dict[str, str] = {}
 
     def take(self, step: Step) -> dict:
-        self.load.next_tally()
         log = self.folder / f"{len(self.state['steps']) + 1:03}-{step.kind}.log"
+        problems = []
         if step.built:
-            play(self.lab.env_name, log.with_suffix(".build.log"), "playbooks/build.yml", *step.arguments)
+            build = play(self.lab.env_name, log.with_suffix(".build.log"), "playbooks/build.yml", *step.arguments)
+            problems += [f"the build ended with {build.code}: {sentence(build.output)}"] * (build.code != 0)
+        self.load.next_tally()
         before, began = self.hosts.identities(), time.time()
         run = play(self.lab.env_name, log, PLAYBOOKS[step.kind], *step.arguments)
         time.sleep(SETTLE_SECONDS)
@@ -88,6 +90,7 @@ class Drill(Rounds):
             "ledger": self.load.ledger.path.name,
             "log": log.name,
         }
+        done["problems"] += problems
         if done["failed"]:
             done["problems"].append(f"{done['failed']} requests failed")
         if step.kind == "patch":

@@ -112,7 +112,7 @@ def operations(steps: list[dict]) -> str:
     ]
     rows = [
         [
-            step["name"] + (" (built before)" if step["built"] else ""),
+            step["name"] + (" (built before)" if step.get("built") else ""),
             f"{step['seconds']:.0f}",
             f"{step['requests']:,}",
             str(step["failed"]),
@@ -143,8 +143,11 @@ def bad_releases(steps: list[dict]) -> str:
 
 def time_of_a_deploy(steps: list[dict]) -> str:
     """The median of each share: of versions that are new to the environment, and of those that were built before."""
-    groups = {"new": [s for s in steps if not s["built"]], "built before": [s for s in steps if s["built"]]}
-    groups = {name: found for name, found in groups.items() if found}
+    groups = {
+        "new": [step for step in steps if not step.get("built")],
+        "built before": [step for step in steps if step.get("built")],
+    }
+    groups = {f"{name} ({len(found)})": found for name, found in groups.items() if found}
 
     def median(found: list[dict], share: str) -> str:
         return f"{statistics.median(step['shares'].get(share, 0.0) for step in found):.1f}"
@@ -195,7 +198,7 @@ def text(state: dict, drawn: list[tuple[str, str]]) -> str:
             "### Where the time of a deploy goes",
             f"Code alone to {len(deploys[0]['touched'])} web hosts under load: of versions that are new to the\n"
             "environment, and of such as `playbooks/build.yml` has built and checked before, as a pipeline would.\n"
-            f"Pages of 5 s are always under way. Medians of {len(deploys)} deploys.",
+            "Pages of 5 s are always under way. Medians.",
             time_of_a_deploy(deploys),
         ]
     if bad:

@@ -9,9 +9,8 @@ local FILE, TTL = "/etc/nginx/trestle/pool.json", 10
 -- seconds, a site has none.
 local SLOW_TTL, WASTED_MOST, WASTED_TTL = 600, 10, 10
 local IN_PIECES = "in pieces"
--- So long it counts which host left the pool or came back last. So many slow pages of a site are steered in so many seconds:
--- more could be too much for the host that gets them.
-local MOVED_TTL, STEERED_MOST, STEERED_TTL = 120, 10, 10
+-- So many seconds of a site's slow pages are steered in so many seconds: more would be too much for one host.
+local STEERED_MOST, STEERED_TTL = 50, 10
 local KNOWN = { up = true, canary = true, drained = true, down = true, outdated = true }
 local REPEATABLE = { GET = true, HEAD = true }
 local states, slow = ngx.shared.trestle_pool, ngx.shared.trestle_slow
@@ -45,15 +44,18 @@ local function patience(site)
   return pool.first_try_seconds + 1.5 * (tonumber(took) or 0)
 end
 
--- Hosts are drained in the order of the pool, and each drain waits for the slowest page: during a run a page that is known
--- to be slow goes to the host that is the last to be drained, the one that moved or the nearest before.
+-- Hosts are drained in the order of the pool, and each drain waits for the slowest page: during a run a page that is
+-- known to be slow goes to the host that is the last to be drained, the one that moved in this run or the nearest before.
 local function last_to_go(site, up)
-  if states:get("run/under way") ~= "up" or not slow:get(site .. ngx.var.uri) then return end
-  if states:incr("steered of " .. site, 1, 0, STEERED_TTL) > STEERED_MOST then return end
+  local took = slow:get(site .. ngx.var.uri)
+  if states:get("run/under way") ~= "up" or not took then return end
+  if states:incr("steered of " .. site, tonumber(took) or 1, 0, STEERED_TTL) > STEERED_MOST then return end
   local moved, place, last = states:get("moved of " .. site), {}, #up
   for at, backend in ipairs(sites[site]) do place[backend.host] = at end
+  -- One that moved may have left the inventory, or be new in it.
+  local reached = place[moved or ""] or 0
   for at, backend in ipairs(up) do
-    if moved and place[backend.host] <= place[moved] then last = at end
+    if place[backend.host] <= reached then last = at end
   end
   return last - 1
 end
@@ -171,11 +173,14 @@ function pool.answer()
     ngx.req.read_body()
     local said = cjson.decode(ngx.req.get_body_data() or "")
     if type(said) ~= "table" then return ngx.exit(ngx.HTTP_BAD_REQUEST) end
+    if (said.run or {})["under way"] == "up" and states:get("run/under way") ~= "up" then
+      for site in pairs(sites) do states:delete("moved of " .. site) end
+    end
     for site, hosts in pairs(said) do
       for host, found in pairs(hosts) do
         if KNOWN[found] then
           local was = states:get(site .. "/" .. host)
-          if was and was ~= found then states:set("moved of " .. site, host, MOVED_TTL) end
+          if sites[site] and was and was ~= found then states:set("moved of " .. site, host) end
           states:set(site .. "/" .. host, found, TTL)
         end
       end

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 POOL_FILE = Path("/etc/nginx/trestle/pool.json")
-# Is there while a run of Ansible is under way.
+# Is there while a run of Ansible is under way, which may drain hosts.
 RUN_LOCK = Path("/var/lib/trestle/run-lock")
 NGINX, PERLBAL = ("127.0.0.1", 8079), ("127.0.0.1", 60000)
 PERIOD_SECONDS = 0.5
