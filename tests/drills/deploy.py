@@ -75,7 +75,8 @@ class Drill(Rounds):
         problems = []
         if step.built:
             build = play(self.lab.env_name, log.with_suffix(".build.log"), "playbooks/build.yml", *step.arguments)
-            problems += [f"the build ended with {build.code}: {sentence(build.output)}"] * (build.code != 0)
+            if build.code:
+                problems.append(f"the build ended with {build.code}: {sentence(build.output)}")
         self.load.next_tally()
         before, began = self.hosts.identities(), time.time()
         run = play(self.lab.env_name, log, PLAYBOOKS[step.kind], *step.arguments)
