@@ -158,18 +158,17 @@ class Environment:
 
     @staticmethod
     def facts(host: str, number: int) -> dict:
+        """What plugins/action/host_facts.py would find."""
         address = f"192.0.2.{number}"
-        interface = {"interface": "eth0", "address": address, "netmask": "255.255.255.0", "prefix": "24"}
         return {
-            "ansible_default_ipv4": interface | {"network": "192.0.2.0", "gateway": "192.0.2.1"},
-            "ansible_eth0": {"device": "eth0", "ipv4": interface},
-            "ansible_interfaces": ["lo", "eth0"],
-            "ansible_hostname": host,
+            "ansible_default_ipv4": {"address": address, "interface": "eth0", "gateway": "192.0.2.1"},
+            "ansible_all_ipv4_addresses": [address],
             "ansible_memtotal_mb": 4096,
             "ansible_processor_vcpus": 2,
-            "ansible_architecture": "x86_64",
             "ansible_distribution": "Debian",
-            "ansible_distribution_release": "trixie",
+            "ansible_distribution_version": "13",
+            "ansible_distribution_major_version": "13",
+            "ansible_mounts": [],
         }
 
     def vars_of(self, host: str, play: Play | None = None, task: Task | None = None) -> dict:
