@@ -19,7 +19,7 @@ from test_web import health, sites
 WEB = hosts_of("web")
 SITE = sites()[0]
 pytestmark = long
-BUILDS = ("Build the artifacts", "Fetch the artifacts", "Have a container to build in", "Prepare the build host")
+BUILDS = ("Build the artifacts", "Have a container to build in", "Prepare the build host")
 
 
 def git(folder, *arguments: str) -> str:

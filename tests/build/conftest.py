@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import sys
 import tarfile
@@ -64,7 +63,7 @@ class Builder:
 
     def members(self, said: str) -> list[str]:
         """Of the artifact that was built."""
-        return self.must(f"tar -tf {HOME}/artifacts/job-{json.loads(said)['id']}.tar").splitlines()
+        return self.must(f"tar -tf {HOME}/artifacts/{said.strip()}").splitlines()
 
     def put(self, files: dict[str, str], folder: str) -> None:
         archive = io.BytesIO()

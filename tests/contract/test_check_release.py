@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import io
 import stat
+import subprocess
+import tarfile
 
 import programs
 import pytest
@@ -24,21 +28,66 @@ def test_the_environment_of_a_check_is_the_one_of_this_run_and_nobody_else_s_to_
     assert [stat.S_IMODE((site / name).stat().st_mode) & 0o007 for name in (".", "etc", "etc/environment")] == [0, 0, 0]
 
 
-def result(site: str, rc: int, *errors: str) -> dict:
-    return {"item": {"site": site}, "rc": rc, "stdout_lines": ["note: slow"], "stderr_lines": list(errors)}
+SITES = [
+    {
+        "name": name,
+        "app_type": "django",
+        "check_fail_level": "WARNING",
+        "silenced_checks": [],
+        "makemigrations_check": True,
+    }
+    | {"after_collectstatic": []}
+    for name in ("blog", "shop")
+]
+CHECK = """#!/bin/sh
+test "$(cat)" = THIS=1 && test "$2" = key-one.tar || exit 9
+echo "note: slow"
+echo "a warning" >&2
+{end}
+"""
+
+
+@pytest.fixture
+def check(tmp_path, monkeypatch):
+    """check(site, end): the result of a check-release that ends so, run as a build host's shell runs it."""
+    monkeypatch.setattr(filters, "LIB", str(tmp_path))
+    (tmp_path / "one-c.environment").write_text("THIS=1\n")
+
+    def run(site: str, end: str) -> dict:
+        release = {"site": site, "artifact": "/store/key-one.tar", "id": "one", "configuration": "c"}
+        (tmp_path / "check-release").write_text(CHECK.format(end=end))
+        (tmp_path / "check-release").chmod(0o755)
+        (tmp_path / "one-c.tar.gz").write_bytes(b"static")
+        command = filters.check_command(release, SITES, "production").replace(f"/srv/{site}", str(tmp_path))
+        done = subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True)
+        with contextlib.suppress(tarfile.ReadError), tarfile.open(fileobj=io.BytesIO(done.stdout)) as tar:
+            assert tar.getnames() == ["one-c.tar.gz"] and done.returncode == 0
+        return {"item": release, "rc": done.returncode, "stderr_lines": done.stderr.decode().splitlines()}
+
+    return run
 
 
 @pytest.mark.parametrize(
-    ("results", "findings", "faults"),
+    ("ends", "findings", "faults"),
     [
-        ([result("blog", 0, "a warning")], ["blog: note: slow"], []),
-        ([result("blog", 1, "Traceback", "mend it.")], ["blog: note: slow", "Traceback", "mend it."], ["mend it."]),
+        ({"blog": "exit 0"}, ["blog: note: slow"], []),
         (
-            [result("blog", 0), result("shop", 137)],
-            ["blog: note: slow", "shop: note: slow"],
-            ["shop: check-release ended with 137."],
+            {"blog": "echo 'mend it.' >&2; exit 1"},
+            ["blog: note: slow", "blog: a warning", "blog: mend it."],
+            ["mend it."],
+        ),
+        (
+            {"blog": "exit 0", "shop": "exit 137"},
+            ["blog: note: slow", "shop: note: slow", "shop: a warning"],
+            ["a warning"],
         ),
     ],
 )
-def test_of_a_check_that_failed_its_last_line_is_the_reason(results, findings, faults):
+def test_of_a_check_that_failed_its_last_line_is_the_reason(check, ends, findings, faults):
+    results = [check(site, end) for site, end in ends.items()]
     assert (filters.check_findings(results), filters.check_faults(results)) == (findings, faults)
+
+
+def test_a_check_that_ended_without_a_word_is_told_by_its_status():
+    results = [{"item": {"site": "shop"}, "rc": 137, "stderr_lines": []}]
+    assert filters.check_faults(results) == ["shop: check-release ended with 137."]

@@ -53,7 +53,7 @@ class Media:
 
     def found(self, name: str = "media1", age: float = 2 * 60 * 60) -> dict:
         marks = [mark.name for mark in self.folder.glob(".static-*")]
-        return {"item": name, "files": [of_find(f"/srv/media/blog/static/{mark}", age) for mark in marks]}
+        return {"item": name, "stdout_lines": [of_find(f"/srv/media/blog/static/{mark}", age) for mark in marks]}
 
     def files(self) -> set[str]:
         return {path.name for path in self.folder.rglob("*.css")}
@@ -64,8 +64,8 @@ def media(tmp_path):
     return Media(tmp_path / "media")
 
 
-def of_find(path: str, age: float = 0) -> dict:
-    return {"path": path, "mtime": time.time() - age}
+def of_find(path: str, age: float = 0) -> str:
+    return f"{time.time() - age:.10f} {path}"
 
 
 def release(archive: Path | str, name: str) -> dict:
@@ -98,7 +98,7 @@ def test_what_a_media_host_has_is_not_shipped_again(packed, media):
     media.ship(first)
     assert not filters.static_missing([release(same, "b")], {}, [media.found()])
     assert filters.static_missing([release(other, "c")], {}, [media.found()])
-    another_site = {"item": "media1", "files": [of_find(f"/srv/media/shop/static/.static-{digest(first)}")]}
+    another_site = {"item": "media1", "stdout_lines": [of_find(f"/srv/media/shop/static/.static-{digest(first)}")]}
     assert filters.static_missing([release(first, "a")], {}, [another_site]), "another site's are not this one's"
 
 
@@ -127,7 +127,8 @@ def test_what_came_lately_stays_for_the_visitors_of_a_canary_that_went_back(pack
     (stale,) = filters.static_stale(deployed, known, [media.found()], ["web1"])
     assert stale["keep"] == [new]
     found = media.found()
-    next(file for file in found["files"] if file["path"].endswith(bad))["mtime"] = time.time() - 60
+    lines = found["stdout_lines"]
+    lines[:] = [of_find(line.split()[1], 60) if line.endswith(bad) else line for line in lines]
     (stale,) = filters.static_stale(deployed, known, [found], ["web1"])
     assert stale["keep"] == sorted([bad, new])
     assert not filters.static_stale(deployed, known, [media.found(age=60)], ["web1"])
@@ -156,8 +157,8 @@ def test_what_comes_and_what_goes_is_one_step_for_each_media_host(packed, media,
     media.ship(first)
     deployed, known = [release(second, "b")], told(a=[digest(first)])
     has_both = media.found("media2")
-    has_both["files"] += [of_find(f"/srv/media/blog/static/.static-{digest(second)}")]
-    blank = {"item": "media3", "files": []}
+    has_both["stdout_lines"] += [of_find(f"/srv/media/blog/static/.static-{digest(second)}")]
+    blank = {"item": "media3", "stdout_lines": []}
 
     def changes(known: dict) -> dict[str, tuple[bool, list[str]]]:
         found = filters.static_changes(deployed, known, [media.found(), has_both, blank], ["web1"])
@@ -171,7 +172,7 @@ def test_what_comes_and_what_goes_is_one_step_for_each_media_host(packed, media,
     monkeypatch.setattr(static_files, "unpack", lambda *paths, unpack=static_files.unpack: unpack(*paths, GROUP))
     monkeypatch.setattr("sys.argv", ["static-files", str(media.folder), "--unpack", str(archive), "--keep", *gone])
     static_files.main()
-    assert (media.folder / "css/x.css").read_text() == "2" and len(media.found()["files"]) == 1
+    assert (media.folder / "css/x.css").read_text() == "2" and len(media.found()["stdout_lines"]) == 1
 
 
 def test_an_empty_folder_goes_with_its_files(media):

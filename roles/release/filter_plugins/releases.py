@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 import tarfile
 import time
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
+LIB = "/usr/local/lib/trestle"
 # Longer than a visitor has a page open before the browser asks for a file that it names.
 STATIC_KEPT_SECONDS = 60 * 60
 
@@ -37,7 +40,8 @@ def static_digest(release: dict, told: dict[str, dict]) -> str:
 
 def static_there(result: dict, site: str) -> dict[str, float]:
     """The digests of a site's static files that find met on a media host, and when each came."""
-    paths = ((PurePath(file["path"]), file["mtime"]) for file in result.get("files", []))
+    lines = (line.split(" ", 1) for line in result.get("stdout_lines", []))
+    paths = ((PurePath(path), float(at)) for at, path in lines)
     return {path.name.removeprefix(".static-"): at for path, at in paths if str(path.parent) == static_folder(site)}
 
 
@@ -87,6 +91,22 @@ def static_changes(releases: list[dict], told: dict[str, dict], results: list[di
     return list(changes.values())
 
 
+def install_commands(releases: list[dict], kept: int) -> str:
+    """For a host's shell, where the artifacts lie; what is only kept there needs none."""
+    commands = [
+        [f"{LIB}/install-release", f"--keep={kept}", one["site"], Path(one["artifact"]).name, Path(one["static"]).name]
+        for one in releases
+    ]
+    return " && ".join(map(shlex.join, commands)) or "true"
+
+
+def static_command(change: dict) -> str:
+    """For a media host's shell, where the archive lies."""
+    unpack = ["--unpack", Path(change["archive"]).name] if change["archive"] else []
+    keep = ["--keep", *change["keep"]] if change["keep"] else []
+    return shlex.join([f"{LIB}/static-files", change["folder"], *unpack, *keep])
+
+
 def static_folder(site: str) -> str:
     return f"/srv/media/{site}/static"
 
@@ -104,13 +124,25 @@ def check_options(release: dict, sites: list[dict], env_name: str) -> dict:
     }
 
 
+def environment_file(release: dict) -> str:
+    return f"{release['id']}-{release['configuration']}.environment"
+
+
+def check_command(release: dict, sites: list[dict], env_name: str) -> str:
+    """For the build host's shell, where the artifact and the environment lie. It gives the static files; what is found
+    goes to standard error, and what it says there itself only where it fails."""
+    site, options = release["site"], json.dumps(check_options(release, sites, env_name))
+    environment, static = environment_file(release), f"{release['id']}-{release['configuration']}.tar.gz"
+    check = [f"{LIB}/check-release", site, Path(release["artifact"]).name, release["configuration"], options]
+    return (
+        f"{shlex.join(check)} <{environment} >&2 2>{environment}.errors "
+        f"|| {{ status=$?; cat {environment}.errors >&2; exit $status; }}; tar -cf - -C /srv/{site} {static}"
+    )
+
+
 def check_findings(results: list[dict]) -> list[str]:
     """What the runs of check-release said; their errors where they failed."""
-    found = []
-    for result in results:
-        found += [f"{result['item']['site']}: {line}" for line in result["stdout_lines"]]
-        found += result["stderr_lines"] * bool(result["rc"])
-    return found
+    return [f"{result['item']['site']}: {line}" for result in results for line in result["stderr_lines"]]
 
 
 def check_faults(results: list[dict]) -> list[str]:
@@ -126,9 +158,12 @@ class FilterModule:
     def filters(self):
         return {
             "to_migrate": to_migrate,
+            "install_commands": install_commands,
             "static_changes": static_changes,
+            "static_command": static_command,
             "static_folder": static_folder,
             "check_faults": check_faults,
             "check_findings": check_findings,
-            "check_options": check_options,
+            "check_command": check_command,
+            "environment_file": environment_file,
         }

@@ -1,0 +1,90 @@
+"""Bring files to a host, run a command there and take files back. Options: ../modules/stream.py"""
+
+from __future__ import annotations
+
+import io
+import os
+import shlex
+import tarfile
+import time
+from pathlib import Path
+from typing import BinaryIO
+
+from ansible.plugins.action import ActionBase
+
+OPTIONS = {
+    "cmd": {"type": "str", "required": True},
+    "chdir": {"type": "path"},
+    "send": {"type": "list", "elements": "path", "default": []},
+    "contents": {"type": "dict", "default": {}},
+    "receive": {"type": "path"},
+}
+# What a login shell may say goes before it.
+MARK = "== trestle =="
+# Beside the files that it is to replace, so that these are whole at any moment; what is cut short leaves nothing.
+INCOMING = (
+    """new=$(mktemp -d .incoming.XXXXXX) && trap 'rm -rf "$new"' EXIT && tar -x --no-same-owner -C "$new" -f - """
+    """&& mv -f "$new"/* . && rmdir "$new\""""
+)
+
+
+def packed(files: list[str], contents: dict[str, str] | None = None) -> bytes:
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+
+        def add(name: str, content: BinaryIO, size: int, mtime: float) -> None:
+            member = tarfile.TarInfo(name)
+            member.size, member.mtime, member.mode = size, int(mtime), 0o600
+            tar.addfile(member, content)
+
+        for file in map(Path, files):
+            with file.open("rb") as content:
+                add(file.name, content, file.stat().st_size, file.stat().st_mtime)
+        for name, text in (contents or {}).items():
+            add(name, io.BytesIO(text.encode()), len(text.encode()), time.time())
+    return archive.getvalue()
+
+
+def unpacked(archive: bytes, folder: Path) -> list[str]:
+    """The names of the files that are in the folder now."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = []
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        for member in filter(tarfile.TarInfo.isfile, tar):
+            name = Path(member.name).name
+            unfinished = folder / f".{name}.{os.getpid()}"
+            unfinished.write_bytes(tar.extractfile(member).read())
+            unfinished.replace(folder / name)
+            names.append(name)
+    return names
+
+
+def command(cmd: str, chdir: str | None, sends: bool) -> str:
+    # Braces: the command may have parts of its own that end in a semicolon or an "or".
+    change = [f"cd {shlex.quote(chdir)}"] if chdir else []
+    return " && ".join([f"echo {shlex.quote(MARK)}", *change, *[INCOMING] * sends, f"{{ {cmd}\n}}"])
+
+
+class ActionModule(ActionBase):
+    TRANSFERS_FILES = False
+    _supports_check_mode = True
+
+    def run(self, tmp=None, task_vars=None):
+        super().run(tmp, task_vars)
+        _, wanted = self.validate_argument_spec(argument_spec=OPTIONS)
+        if self._task.check_mode:
+            return {"changed": True}
+        done = self._low_level_execute_command(
+            command(wanted["cmd"], wanted["chdir"], bool(wanted["send"] or wanted["contents"])),
+            # Where there is nothing to send ssh would give the command a terminal, which spoils an archive.
+            in_data=packed(wanted["send"], wanted["contents"]),
+        )
+        stdout = done["stdout"].partition(f"{MARK}\n")[2]
+        result = {"changed": True, "rc": done["rc"], "stderr": done["stderr"], "stderr_lines": done["stderr_lines"]}
+        if done["rc"]:
+            result |= {"failed": True, "msg": "non-zero return code"}
+        elif wanted["receive"]:
+            # An archive is no text: Ansible keeps its bytes in what is taken for some.
+            archive = stdout.encode(errors="surrogateescape")
+            return result | {"received": unpacked(archive, Path(wanted["receive"]))}
+        return result | {"stdout": stdout, "stdout_lines": stdout.splitlines()}

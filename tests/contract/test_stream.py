@@ -1,0 +1,108 @@
+"""Files to a host, a command there and files back, in one step (plugins/action/stream.py)."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from environments import ROOT
+from test_hosts_down import load
+
+plugin = load("plugins/action/stream.py")
+
+# Bytes that are no text, and ends of lines that a terminal would change.
+CONTENT = bytes(range(256)) + b"\r\n\n\x00\xff" * 1000
+
+
+@pytest.fixture
+def host(tmp_path) -> Path:
+    (tmp_path / "host").mkdir()
+    return tmp_path / "host"
+
+
+@pytest.fixture
+def file(tmp_path) -> Path:
+    path = tmp_path / "a file.tar"
+    path.write_bytes(CONTENT)
+    return path
+
+
+def streamed(cmd: str, host: Path, archive: bytes = b"", sends: bool = True) -> subprocess.CompletedProcess:
+    done = subprocess.run(["sh", "-c", plugin.command(cmd, str(host), sends)], input=archive, capture_output=True)
+    mark, done.stdout = done.stdout.split(b"\n", 1)
+    assert mark.decode() == plugin.MARK
+    return done
+
+
+def test_what_is_sent_is_there_for_the_command(host, file):
+    (host / file.name).write_text("an earlier one")
+    done = streamed("cat 'a file.tar'", host, plugin.packed([str(file)]))
+    assert (done.returncode, done.stdout) == (0, CONTENT)
+    assert [path.name for path in host.iterdir()] == [file.name]
+    assert (host / file.name).stat().st_mode & 0o777 == 0o600
+
+
+def test_files_may_be_given_by_their_content(host):
+    done = streamed("cat settings", host, plugin.packed([], {"settings": "naïve\n"}))
+    assert done.stdout.decode() == "naïve\n" and (host / "settings").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_stream_that_is_cut_short_changes_nothing_and_runs_nothing(host, file):
+    (host / file.name).write_text("an earlier one")
+    done = streamed("touch ran", host, plugin.packed([str(file)])[: len(CONTENT) // 2])
+    assert done.returncode != 0
+    assert (host / file.name).read_text() == "an earlier one" and len(list(host.iterdir())) == 1
+    assert streamed("touch ran", host, plugin.packed([str(file)])).returncode == 0
+    assert sorted(path.name for path in host.iterdir()) == [file.name, "ran"]
+
+
+def test_every_part_of_the_command_waits_for_the_files(host, file):
+    done = streamed("false || touch ran", host, b"no archive")
+    assert done.returncode != 0 and not (host / "ran").exists()
+
+
+def test_what_comes_back_lies_in_the_folder_under_its_own_name(tmp_path, host, file):
+    streamed("true", host, plugin.packed([str(file)]))
+    archive = streamed("tar -cf - ./*", host, sends=False).stdout
+    assert plugin.unpacked(archive, tmp_path / "back") == [file.name]
+    assert (tmp_path / "back" / file.name).read_bytes() == CONTENT
+    assert [path.name for path in (tmp_path / "back").iterdir()] == [file.name]
+
+
+def play(tmp_path: Path, *options: str, **arguments) -> subprocess.CompletedProcess:
+    tasks = [
+        {"stream": arguments, "register": "done"},
+        {"ansible.builtin.debug": {"msg": "rc={{ done.rc | default('none') }}, changed={{ done.changed }}"}},
+    ]
+    book = tmp_path / "play.yml"
+    book.write_text(yaml.safe_dump([{"hosts": "all", "gather_facts": False, "tasks": tasks}]))
+    (tmp_path / "hosts").write_text(f"here ansible_connection=local ansible_python_interpreter={sys.executable}\n")
+    command = [Path(sys.executable).parent / "ansible-playbook", "-i", tmp_path / "hosts", book, *options]
+    environment = os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_BECOME": "false"}
+    return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+
+
+def test_what_a_login_shell_says_is_no_part_of_the_answer(tmp_path, host):
+    greeting = tmp_path / "sh"
+    greeting.write_text('#!/bin/sh\necho "Welcome to web1!"\nexec /bin/sh "$@"\n')
+    greeting.chmod(0o755)
+    done = play(tmp_path, "-e", f"ansible_shell_executable={greeting}", chdir=str(host), cmd="echo it; false")
+    assert re.search(r"stdout: \|-\s+it\n", done.stdout) and "Welcome" not in done.stdout, done.stdout
+
+
+def test_ansible_brings_the_bytes_there_and_back(tmp_path, host, file):
+    back = tmp_path / "back"
+    wanted = {"chdir": str(host), "send": [str(file)], "cmd": "tar -cf - *.tar", "receive": str(back)}
+    done = play(tmp_path, "--check", **wanted)
+    assert "rc=none, changed=True" in done.stdout and not back.exists() and not list(host.iterdir()), done.stdout
+    done = play(tmp_path, **wanted)
+    assert "rc=0, changed=True" in done.stdout and (back / file.name).read_bytes() == CONTENT, done.stdout
+
+
+def test_a_command_that_fails_is_told_with_what_it_said(tmp_path, host):
+    done = play(tmp_path, chdir=str(host), cmd="echo it is damaged >&2; exit 3")
+    assert done.returncode == 2 and "rc: 3" in done.stdout and "it is damaged" in done.stdout, done.stdout
+    assert "cmd" in play(tmp_path, chdir=str(host)).stdout
