@@ -117,9 +117,9 @@ class Watch:
                 raise Bad(self.site, f"answers {failed} of {answered} requests with an error")
 
 
-def watch(watches: list[Watch], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
+def watch(watches: list[Watch], until: float) -> None:
+    """Until that moment of the monotonic clock, and once more than that."""
+    while time.monotonic() < until:
         for one in watches:
             one.look()
         time.sleep(PERIOD_SECONDS)
