@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import time
+import uuid
 
 import pytest
 import yaml
@@ -109,13 +110,19 @@ def test_a_drained_host_says_so_and_keeps_serving(host, site):
     assert health(web, site, "ready")[0] == 200
 
 
+# What a project has done when its processes end: how many objects are left out of the last look for garbage.
+LAST_WORDS = """
+import atexit, gc, sys
+from wsgiref.simple_server import demo_app
+atexit.register(lambda: print(gc.get_freeze_count(), file=sys.stderr, flush=True))
+"""
 # A gunicorn of its own with the sites' configuration, whose only connection is kept open; how long it takes to stop.
 STOP = """
 import http.client, os, signal, subprocess, sys, time
 settings = {"BIND": "127.0.0.1:7999", "WORKERS": "1", "THREADS": "2", "TIMEOUT": "30"}
 environment = os.environ | {f"GUNICORN_{name}": value for name, value in settings.items()} | {"TRESTLE_SITE": "test"}
-command = [sys.argv[1], "-c", "/usr/local/lib/trestle/gunicorn.conf.py", "wsgiref.simple_server:demo_app"]
-server = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+command = [sys.argv[1], "-c", "/usr/local/lib/trestle/gunicorn.conf.py", "last_words:demo_app"]
+server = subprocess.Popen(command, env=environment, cwd=sys.argv[2])
 try:
     for attempt in range(100):
         try:
@@ -134,18 +141,40 @@ finally:
 """
 
 
-def test_a_drained_host_waits_for_no_connection_on_which_nothing_is_asked(host, site):
-    web, venv = host(WEB[-1]), f"/srv/{site}/current/venv/bin"
-    if web.run(f"{venv}/python -c 'from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER'").rc:
+@pytest.fixture
+def stopped(host, site):
+    """stopped(): such a gunicorn, the seconds that it took and what it said."""
+    web, folder = host(WEB[-1]), f"/run/trestle-test-{uuid.uuid4().hex[:8]}"
+    web.check_output(f"mkdir {folder} && printf %s {shlex.quote(LAST_WORDS)} >{folder}/last_words.py")
+
+    def run() -> tuple[float, str]:
+        gunicorn = f"/srv/{site}/current/venv/bin/gunicorn"
+        done = web.run(f"/usr/bin/python3 -c {shlex.quote(STOP)} {gunicorn} {folder}")
+        return float(done.stdout), done.stderr
+
+    yield run
+    web.run(f"rm -r {folder}")
+
+
+def test_a_drained_host_waits_for_no_connection_on_which_nothing_is_asked(host, site, stopped):
+    web = host(WEB[-1])
+    if web.run(
+        f"/srv/{site}/current/venv/bin/python -c 'from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER'"
+    ).rc:
         pytest.skip("this gunicorn waits for none anyway")
-    command = f"/usr/bin/python3 -c {shlex.quote(STOP)} {venv}/gunicorn"
-    serving = float(web.check_output(command))
+    serving, _ = stopped()
     web.check_output("touch /var/lib/trestle/drain/manual")
     try:
-        drained = float(web.check_output(command))
+        drained, _ = stopped()
     finally:
         web.check_output("rm /var/lib/trestle/drain/manual")
     assert drained < serving / 2, f"{drained:.1f} s, and {serving:.1f} s where visitors are"
+
+
+def test_processes_that_end_say_their_last_words_and_look_for_no_garbage(stopped):
+    _, said = stopped()
+    counts = [int(line) for line in said.splitlines() if line.isdigit()]
+    assert len(counts) == 2 and all(counts), said
 
 
 @pytest.mark.parametrize("name", WEB)
