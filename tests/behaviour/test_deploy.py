@@ -68,7 +68,8 @@ def test_a_bad_release_touches_the_canary_alone_and_is_gone_within_seconds(drill
     done = drilled["bad"]
     assert done["problems"] == [], said(done)
     assert done["touched"] == [CANARY] and done["back"] < 10
-    assert CANARY in done["sentence"] and "with an error" in done["sentence"], done["sentence"]
+    # That it names what was bad is one of the problems.
+    assert CANARY in done["sentence"], done["sentence"]
 
 
 def test_every_visitor_was_served_and_every_story_is_there_once(drilled):
