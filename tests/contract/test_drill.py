@@ -348,6 +348,11 @@ def test_every_version_is_a_commit_of_its_own_and_no_other(tmp_path):
     assert len(sites) > 1, "the other sites stay"
 
 
+def test_a_drill_that_begins_anew_has_versions_that_nobody_has_built(tmp_path):
+    drills = [versions.Versions(tmp_path / name) for name in ("one", "two")]
+    assert len({made.git("rev-parse", f"{made.good(1)}^{{tree}}") for made in drills}) == 2
+
+
 def test_a_round_has_all_that_is_to_be_drilled(tmp_path):
     steps = list(deploy.round_of(0, versions.Versions(tmp_path / "site"), "production", tmp_path))
     assert Counter(step.kind for step in steps) == {"deploy": 10, "rollback": 2, "patch": 1, "bad": 8}

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -162,6 +163,8 @@ class Versions:
         self.git("init", "--quiet", "--initial-branch=main")
         self.write(Edit("newsroom/drill.py", SLOW_PAGES))
         self.write(Edit("newsroom/settings.py", '\nROOT_URLCONF = "newsroom.drill"\n'))
+        # What an earlier drill has had built in this lab would be new no more.
+        self.write(Edit("drill.txt", f"{uuid.uuid4()}\n"))
         self.commit("The example, and slow pages")
         self.git("tag", "begin")
 
