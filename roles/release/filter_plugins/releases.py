@@ -6,7 +6,7 @@ import json
 import shlex
 import tarfile
 import time
-from pathlib import Path, PurePath
+from pathlib import Path
 
 LIB = "/usr/local/lib/trestle"
 # Longer than a visitor has a page open before the browser asks for a file that it names.
@@ -41,7 +41,7 @@ def static_digest(release: dict, told: dict[str, dict]) -> str:
 def static_there(result: dict, site: str) -> dict[str, float]:
     """The digests of a site's static files that find met on a media host, and when each came."""
     lines = (line.split(" ", 1) for line in result.get("stdout_lines", []))
-    paths = ((PurePath(path), float(at)) for at, path in lines)
+    paths = ((Path(path), float(at)) for at, path in lines)
     return {path.name.removeprefix(".static-"): at for path, at in paths if str(path.parent) == static_folder(site)}
 
 
