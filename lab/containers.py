@@ -19,7 +19,7 @@ import docker
 import yaml
 
 from lab import engine
-from tools import debian, secrets
+from tools import debian
 
 ROOT = Path(__file__).resolve().parents[1]
 IMAGE_FOLDER = ROOT / "lab/image"
@@ -212,6 +212,9 @@ class Lab:
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         if not self.key.exists():
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.key)], check=True)
+        # Takes longer to import than all the rest, and every deploy imports this module.
+        from tools import secrets
+
         if not self.secrets_file.exists() or set(self.secrets()) != set(secrets.names()):
             values = secrets.make(self.env_name)
             self.secrets_file.touch(mode=0o600)

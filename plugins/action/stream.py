@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import os
 import shlex
@@ -26,6 +27,11 @@ INCOMING = (
     """new=$(mktemp -d .incoming.XXXXXX) && trap 'rm -rf "$new"' EXIT && tar -x --no-same-owner -C "$new" -f - """
     """&& mv -f "$new"/* . && rmdir "$new\""""
 )
+# Ansible takes what a command says for text, and is several times as long over bytes that are none. A pipe would hide
+# the command's own status.
+OUTGOING = (
+    """archive=$(mktemp) && trap 'rm -rf "$new" "$archive"' EXIT && {run} >"$archive" && base64 --wrap=0 "$archive\""""
+)
 
 
 def packed(files: list[str], contents: dict[str, str] | None = None) -> bytes:
@@ -45,11 +51,11 @@ def packed(files: list[str], contents: dict[str, str] | None = None) -> bytes:
     return archive.getvalue()
 
 
-def unpacked(archive: bytes, folder: Path) -> list[str]:
+def unpacked(archive: str, folder: Path) -> list[str]:
     """The names of the files that are in the folder now."""
     folder.mkdir(parents=True, exist_ok=True)
     names = []
-    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+    with tarfile.open(fileobj=io.BytesIO(base64.b64decode(archive))) as tar:
         for member in filter(tarfile.TarInfo.isfile, tar):
             name = Path(member.name).name
             unfinished = folder / f".{name}.{os.getpid()}"
@@ -59,10 +65,12 @@ def unpacked(archive: bytes, folder: Path) -> list[str]:
     return names
 
 
-def command(cmd: str, chdir: str | None, sends: bool) -> str:
+def command(cmd: str, chdir: str | None, sends: bool, receives: bool) -> str:
     # Braces: the command may have parts of its own that end in a semicolon or an "or".
+    run = f"{{ {cmd}\n}}"
     change = [f"cd {shlex.quote(chdir)}"] if chdir else []
-    return " && ".join([f"echo {shlex.quote(MARK)}", *change, *[INCOMING] * sends, f"{{ {cmd}\n}}"])
+    last = OUTGOING.format(run=run) if receives else run
+    return " && ".join([f"echo {shlex.quote(MARK)}", *change, *[INCOMING] * sends, last])
 
 
 class ActionModule(ActionBase):
@@ -75,7 +83,9 @@ class ActionModule(ActionBase):
         if self._task.check_mode:
             return {"changed": True}
         done = self._low_level_execute_command(
-            command(wanted["cmd"], wanted["chdir"], bool(wanted["send"] or wanted["contents"])),
+            command(
+                wanted["cmd"], wanted["chdir"], bool(wanted["send"] or wanted["contents"]), bool(wanted["receive"])
+            ),
             # Where there is nothing to send ssh would give the command a terminal, which spoils an archive.
             in_data=packed(wanted["send"], wanted["contents"]),
         )
@@ -84,7 +94,5 @@ class ActionModule(ActionBase):
         if done["rc"]:
             result |= {"failed": True, "msg": "non-zero return code"}
         elif wanted["receive"]:
-            # An archive is no text: Ansible keeps its bytes in what is taken for some.
-            archive = stdout.encode(errors="surrogateescape")
-            return result | {"received": unpacked(archive, Path(wanted["receive"]))}
+            return result | {"received": unpacked(stdout, Path(wanted["receive"]))}
         return result | {"stdout": stdout, "stdout_lines": stdout.splitlines()}

@@ -30,8 +30,11 @@ def file(tmp_path) -> Path:
     return path
 
 
-def streamed(cmd: str, host: Path, archive: bytes = b"", sends: bool = True) -> subprocess.CompletedProcess:
-    done = subprocess.run(["sh", "-c", plugin.command(cmd, str(host), sends)], input=archive, capture_output=True)
+def streamed(
+    cmd: str, host: Path, archive: bytes = b"", sends: bool = True, receives: bool = False
+) -> subprocess.CompletedProcess:
+    command = plugin.command(cmd, str(host), sends, receives)
+    done = subprocess.run(["sh", "-c", command], input=archive, capture_output=True)
     mark, done.stdout = done.stdout.split(b"\n", 1)
     assert mark.decode() == plugin.MARK
     return done
@@ -66,10 +69,19 @@ def test_every_part_of_the_command_waits_for_the_files(host, file):
 
 def test_what_comes_back_lies_in_the_folder_under_its_own_name(tmp_path, host, file):
     streamed("true", host, plugin.packed([str(file)]))
-    archive = streamed("tar -cf - ./*", host, sends=False).stdout
-    assert plugin.unpacked(archive, tmp_path / "back") == [file.name]
+    archive = streamed("tar -cf - ./*", host, sends=False, receives=True).stdout
+    assert plugin.unpacked(archive.decode(), tmp_path / "back") == [file.name]
     assert (tmp_path / "back" / file.name).read_bytes() == CONTENT
     assert [path.name for path in (tmp_path / "back").iterdir()] == [file.name]
+
+
+def test_what_comes_back_is_none_where_the_command_fails_and_nothing_else_is_left(tmp_path, host, file, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    before = sorted(tmp_path.iterdir())
+    for sends in (True, False):
+        done = streamed("tar -cf - ./*; exit 3", host, plugin.packed([str(file)]), sends, receives=True)
+        assert (done.returncode, done.stdout) == (3, b"")
+    assert sorted(tmp_path.iterdir()) == before and [path.name for path in host.iterdir()] == [file.name]
 
 
 def play(tmp_path: Path, *options: str, **arguments) -> subprocess.CompletedProcess:
