@@ -337,6 +337,24 @@ def test_a_host_without_an_earlier_release_is_watched_too(site, rolled, canary):
     assert bool(once.watched) == canary
 
 
+@pytest.mark.parametrize(("seen_after", "left"), [(0, 5), (1, 4), (8, 2.5)])
+def test_the_watch_begins_with_the_first_visitor_and_is_long_enough_for_the_last(
+    site, rolled, roll, monkeypatch, seen_after, left
+):
+    clock = [1000.0]
+    monkeypatch.setattr(roll.time, "monotonic", lambda: clock[0])
+
+    def change(*_) -> dict:
+        clock[0] += seen_after
+        return {}
+
+    once, seconds = rolled([site()]), []
+    monkeypatch.setattr(roll.Pool, "change", change)
+    monkeypatch.setattr(roll, "watch", lambda watches, until: seconds.append(until - clock[0]))
+    assert once.run()["changed"] is True
+    assert seconds == [left, left]
+
+
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), xmlrpc.client.Fault(90, "NO_FILE")])
 def test_what_fails_on_the_way_is_a_failed_check_and_goes_back(site, rolled, monkeypatch, error):
     shop = site()
