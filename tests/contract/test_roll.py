@@ -12,6 +12,7 @@ import threading
 import time
 import xmlrpc.client
 from pathlib import Path
+from types import SimpleNamespace
 
 import programs
 import pytest
@@ -301,6 +302,16 @@ def test_silence_is_noticed_at_the_second_time(site, checks, gunicorn):
     watch.look()
     with pytest.raises(checks.Bad, match="does not answer any more"):
         watch.look()
+
+
+def test_the_watch_takes_the_time_that_it_is_given_and_no_more(checks, monkeypatch):
+    clock, looks = [100.0], []
+    monkeypatch.setattr(checks.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(checks.time, "sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds))
+    monkeypatch.setattr(checks, "prove", lambda *_: None)
+    one = SimpleNamespace(look=lambda: looks.append(clock[0]), site=None, settings={}, known={})
+    checks.watch([one], 101.2)
+    assert looks == [100, 100.5, 101, 101.2]
 
 
 @pytest.fixture

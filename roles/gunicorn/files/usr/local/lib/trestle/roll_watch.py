@@ -122,7 +122,7 @@ def watch(watches: list[Watch], until: float) -> None:
     while time.monotonic() < until:
         for one in watches:
             one.look()
-        time.sleep(PERIOD_SECONDS)
+        time.sleep(max(0, min(PERIOD_SECONDS, until - time.monotonic())))
     for one in watches:
         prove(one.site, one.settings, one.known)
         one.look()
