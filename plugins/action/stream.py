@@ -6,6 +6,7 @@ import base64
 import io
 import os
 import shlex
+import sys
 import tarfile
 import time
 from pathlib import Path
@@ -13,10 +14,15 @@ from typing import BinaryIO
 
 from ansible.plugins.action import ActionBase
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from plugins.tar_delta import Delta, delta
+
 OPTIONS = {
     "cmd": {"type": "str", "required": True},
     "chdir": {"type": "path"},
     "send": {"type": "list", "elements": "path", "default": []},
+    "alike": {"type": "dict", "default": {}},
     "contents": {"type": "dict", "default": {}},
     "receive": {"type": "path"},
 }
@@ -25,8 +31,10 @@ MARK = "== trestle =="
 # Beside the files that it is to replace, so that these are whole at any moment; what is cut short leaves nothing.
 INCOMING = (
     """new=$(mktemp -d .incoming.XXXXXX) && trap 'rm -rf "$new"' EXIT && tar -x --no-same-owner -C "$new" -f - """
-    """&& mv -f "$new"/* . && rmdir "$new\""""
+    """&& {join} && mv -f "$new"/* . && rmdir "$new\""""
 )
+# The status, and the last word, where a file that the host has is not the one that it was taken for.
+OTHER, OTHER_WORD = 75, "== another =="
 # Ansible takes what a command says for text, and is several times as long over bytes that are none. A pipe would hide
 # the command's own status.
 OUTGOING = (
@@ -34,7 +42,7 @@ OUTGOING = (
 )
 
 
-def packed(files: list[str], contents: dict[str, str] | None = None) -> bytes:
+def packed(files: list[str], contents: dict[str, str] | None = None, deltas: dict[str, Delta] | None = None) -> bytes:
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as tar:
 
@@ -44,6 +52,10 @@ def packed(files: list[str], contents: dict[str, str] | None = None) -> bytes:
             tar.addfile(member, content)
 
         for file in map(Path, files):
+            if deltas and str(file) in deltas:
+                one = deltas[str(file)]
+                add(one.lacking_name, io.BytesIO(one.lacking), len(one.lacking), file.stat().st_mtime)
+                continue
             with file.open("rb") as content:
                 add(file.name, content, file.stat().st_size, file.stat().st_mtime)
         for name, text in (contents or {}).items():
@@ -65,12 +77,14 @@ def unpacked(archive: str, folder: Path) -> list[str]:
     return names
 
 
-def command(cmd: str, chdir: str | None, sends: bool, receives: bool) -> str:
+def command(cmd: str, chdir: str | None, sends: bool, receives: bool, deltas: list[Delta]) -> str:
     # Braces: the command may have parts of its own that end in a semicolon or an "or".
     run = f"{{ {cmd}\n}}"
     change = [f"cd {shlex.quote(chdir)}"] if chdir else []
+    other = f"{{ echo {shlex.quote(OTHER_WORD)}; exit {OTHER}; }}"
+    join = " && ".join(f"""{{ {{ {one.join('"$new"')}; }} || {other}; }}""" for one in deltas) or "true"
     last = OUTGOING.format(run=run) if receives else run
-    return " && ".join([f"echo {shlex.quote(MARK)}", *change, *[INCOMING] * sends, last])
+    return " && ".join([f"echo {shlex.quote(MARK)}", *change, *[INCOMING.format(join=join)] * sends, last])
 
 
 class ActionModule(ActionBase):
@@ -82,17 +96,23 @@ class ActionModule(ActionBase):
         _, wanted = self.validate_argument_spec(argument_spec=OPTIONS)
         if self._task.check_mode:
             return {"changed": True}
-        done = self._low_level_execute_command(
-            command(
-                wanted["cmd"], wanted["chdir"], bool(wanted["send"] or wanted["contents"]), bool(wanted["receive"])
-            ),
-            # Where there is nothing to send ssh would give the command a terminal, which spoils an archive.
-            in_data=packed(wanted["send"], wanted["contents"]),
-        )
-        stdout = done["stdout"].partition(f"{MARK}\n")[2]
+        deltas = {new: delta(Path(new), Path(old)) for new, old in wanted["alike"].items() if new in wanted["send"]}
+        done, stdout = self.done(wanted, deltas)
+        if done["rc"] == OTHER and stdout.strip() == OTHER_WORD:
+            done, stdout = self.done(wanted, {})
         result = {"changed": True, "rc": done["rc"], "stderr": done["stderr"], "stderr_lines": done["stderr_lines"]}
         if done["rc"]:
             result |= {"failed": True, "msg": "non-zero return code"}
         elif wanted["receive"]:
             return result | {"received": unpacked(stdout, Path(wanted["receive"]))}
         return result | {"stdout": stdout, "stdout_lines": stdout.splitlines()}
+
+    def done(self, wanted: dict, deltas: dict[str, Delta]) -> tuple[dict, str]:
+        """What the command did, and what it said."""
+        sends, receives = bool(wanted["send"] or wanted["contents"]), bool(wanted["receive"])
+        done = self._low_level_execute_command(
+            command(wanted["cmd"], wanted["chdir"], sends, receives, list(deltas.values())),
+            # Where there is nothing to send ssh would give the command a terminal, which spoils an archive.
+            in_data=packed(wanted["send"], wanted["contents"], deltas),
+        )
+        return done, done["stdout"].partition(f"{MARK}\n")[2]

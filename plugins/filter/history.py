@@ -213,6 +213,19 @@ def to_copy(releases: list[dict], told: dict[str, dict], host: str) -> list[str]
     return [file for file in files if file and Path(file).name not in kept]
 
 
+def alike(releases: list[dict], told: dict[str, dict], host: str) -> dict[str, str]:
+    """For each artifact that this host is to get, that of the release that it runs, where it is known here too: most of
+    an artifact are wheels, and these seldom change."""
+    found = {}
+    for release in releases if host in told else []:
+        runs = told[host]["sites"].get(release["site"], {}).get("current")
+        there = (name for name in told[host]["artifacts"] if runs and name.endswith(f"-{runs}.tar"))
+        for old in (Path(release["artifact"]).with_name(name) for name in there if release["artifact"]):
+            if old.is_file() and Path(release["artifact"]).name not in told[host]["artifacts"]:
+                found[release["artifact"]] = str(old)
+    return found
+
+
 def files_wanted(told: dict[str, dict], releases: list[dict]) -> list[dict]:
     """``{host, file}`` of the artifacts that some host lacks, and of the static files, which a media host may lack."""
     holders = {file: host for host, state in reversed(list(told.items())) for file in state["artifacts"]}
@@ -281,6 +294,7 @@ def row_of(host: dict, site: str) -> tuple[str, ...]:
 class FilterModule:
     def filters(self):
         return {
+            "alike": alike,
             "files_wanted": files_wanted,
             "holder_of_both": holder_of_both,
             "pins": pins,

@@ -207,6 +207,26 @@ def test_a_host_gets_what_it_lacks_and_a_blank_one_all():
     assert history.to_copy([release | {"static": ""}], told, "web1") == [], "nobody has its static files"
 
 
+def test_of_an_artifact_the_host_has_most_where_it_runs_a_release_that_is_known_here_too(tmp_path):
+    release = {"site": "news", "id": "c", "configuration": "cc", "artifact": f"{tmp_path}/key-c.tar", "static": ""}
+    told = {"web1": host(line("a", 1), line("b", 2)), "web2": host(line("b", 1)), "web3": host()}
+    told["web4"] = told["web2"] | {"artifacts": ["key-b.tar", "key-c.tar"]}
+
+    def alike(name: str) -> dict[str, str]:
+        return history.alike([release], told, name)
+
+    assert {name: alike(name) for name in (*told, "blank")} == dict.fromkeys((*told, "blank"), {})
+    (tmp_path / "key-b.tar").touch()
+    known = {f"{tmp_path}/key-c.tar": f"{tmp_path}/key-b.tar"}
+    assert {name: alike(name) for name in (*told, "blank")} == {
+        "web1": known,
+        "web2": known,
+        "web3": {},
+        "web4": {},
+        "blank": {},
+    }
+
+
 def test_releases_are_compared_where_both_are():
     told = {"web1": host(line("a", 1)), "web2": {"sites": {}}, "web3": host(line("a", 1), line("b", 2))}
     assert history.holder_of_both(told, {"site": "news", "id": "a", "from": "b"}, "web9") == "web3"

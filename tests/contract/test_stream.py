@@ -1,9 +1,13 @@
 """Files to a host, a command there and files back, in one step (plugins/action/stream.py)."""
 
+import io
 import os
+import random
 import re
+import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -31,9 +35,9 @@ def file(tmp_path) -> Path:
 
 
 def streamed(
-    cmd: str, host: Path, archive: bytes = b"", sends: bool = True, receives: bool = False
+    cmd: str, host: Path, archive: bytes = b"", sends: bool = True, receives: bool = False, deltas: tuple = ()
 ) -> subprocess.CompletedProcess:
-    command = plugin.command(cmd, str(host), sends, receives)
+    command = plugin.command(cmd, str(host), sends, receives, list(deltas))
     done = subprocess.run(["sh", "-c", command], input=archive, capture_output=True)
     mark, done.stdout = done.stdout.split(b"\n", 1)
     assert mark.decode() == plugin.MARK
@@ -82,6 +86,70 @@ def test_what_comes_back_is_none_where_the_command_fails_and_nothing_else_is_lef
         done = streamed("tar -cf - ./*; exit 3", host, plugin.packed([str(file)]), sends, receives=True)
         assert (done.returncode, done.stdout) == (3, b"")
     assert sorted(tmp_path.iterdir()) == before and [path.name for path in host.iterdir()] == [file.name]
+
+
+# A tar file, as an artifact is one: a manifest, wheels and a project.
+
+
+def tarred(path: Path, **members: bytes) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+WHEELS = {"django": random.Random(1).randbytes(300_001), "psycopg": random.Random(2).randbytes(200_000)}
+BEFORE = {"manifest": b"1", **WHEELS, "views": b"old" * 100, "styles": b"a" * 5000}
+
+
+@pytest.mark.parametrize(
+    ("after", "most"),
+    [
+        (BEFORE | {"manifest": b"2", "views": b"new" * 100}, 20_000),
+        # A manifest that needs more room moves all that comes after it.
+        (BEFORE | {"manifest": b"2" * 2000}, 20_000),
+        (dict(reversed(BEFORE.items())), 20_000),
+        ({"manifest": b"2", "another": WHEELS["psycopg"]}, 220_000),
+        ({"manifest": b"2" * 9, **WHEELS, "gunicorn": random.Random(3).randbytes(70_000)}, 90_000),
+        ({"manifest": b"only"}, 11_000),
+    ],
+)
+def test_only_what_a_host_lacks_is_sent(tmp_path, host, after, most):
+    old, new = tarred(tmp_path / "here/key-a.tar", **BEFORE), tarred(tmp_path / "here/b c.tar", **after)
+    shutil.copy(old, host)
+    one = plugin.delta(new, old)
+    done = streamed("ls", host, plugin.packed([str(new)], deltas={str(new): one}), deltas=[one])
+    assert (done.returncode, done.stdout.decode()) == (0, "b c.tar\nkey-a.tar\n"), done.stderr
+    assert (host / new.name).read_bytes() == new.read_bytes() and len(one.lacking) < most
+    assert (host / new.name).stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    ("theirs", "sent"), [("the same", 1), ("cut short", 2), ("another", 2), ("none", 2)], ids=lambda each: str(each)
+)
+def test_all_is_sent_where_the_host_has_not_that_file(tmp_path, host, theirs, sent):
+    old = tarred(tmp_path / "here/key-a.tar", **BEFORE)
+    new = tarred(tmp_path / "here/key-b.tar", **BEFORE | {"manifest": b"2"})
+    content = {
+        "the same": old.read_bytes(),
+        "cut short": old.read_bytes()[:400_000],
+        "another": tarred(tmp_path / "key-a.tar", **BEFORE | {"django": WHEELS["django"][::-1]}).read_bytes(),
+    }
+    if theirs in content:
+        (host / old.name).write_bytes(content[theirs])
+    shell = tmp_path / "sh"
+    shell.write_text('#!/bin/sh\ntee "$0.$$.stdin" | /bin/sh "$@"\n')
+    shell.chmod(0o755)
+    wanted = {"chdir": str(host), "send": [str(new)], "alike": {str(new): str(old)}, "cmd": "echo ran >>ran"}
+    done = play(tmp_path, "-e", f"ansible_shell_executable={shell}", **wanted)
+    assert "rc=0, changed=True" in done.stdout, done.stdout
+    assert (host / new.name).read_bytes() == new.read_bytes() and (host / "ran").read_text() == "ran\n"
+    assert {path.name for path in host.iterdir()} == {new.name, "ran", *[old.name] * (theirs in content)}
+    sizes = sorted(path.stat().st_size for path in tmp_path.glob("sh.*.stdin") if path.stat().st_size)
+    assert len(sizes) == sent and sizes[0] < 50_000, sizes
 
 
 def play(tmp_path: Path, *options: str, **arguments) -> subprocess.CompletedProcess:

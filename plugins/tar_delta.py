@@ -1,0 +1,73 @@
+"""What one tar file lacks of another, so that a host that has the one need not be sent the whole of the other."""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+# Bytes of members in a row from which they are worth a process on the host.
+LEAST = 64 * 1024
+
+
+@dataclass(frozen=True)
+class Delta:
+    name: str
+    digest: str
+    # What is sent.
+    lacking: bytes
+    # The whole in its order: of which file (the one that the host has, or what is sent), from where, how many bytes.
+    pieces: list[tuple[str, int, int]]
+
+    @property
+    def lacking_name(self) -> str:
+        return f"{self.name}.lacking"
+
+    def join(self, folder: str) -> str:
+        """For a host's shell, in the folder of the file that it has: the whole, made in another folder of what lies there;
+        its status is 0 where that has every byte."""
+        pick = "dd iflag=skip_bytes,count_bytes bs=1M status=none"
+        whole, lacking = f"{folder}/{shlex.quote(self.name)}", f"{folder}/{shlex.quote(self.lacking_name)}"
+        parts = [
+            f"{pick} if={lacking if file == self.lacking_name else shlex.quote(file)} skip={start} count={count}"
+            for file, start, count in self.pieces
+        ]
+        return (
+            f"( umask 077; {{ {'; '.join(parts)}; }} 2>/dev/null >{whole} ); rm -f {lacking}; "
+            f'echo "{self.digest}  "{whole} | sha256sum --check --status'
+        )
+
+
+def members(path: Path) -> Iterator[tuple[bytes, int, int]]:
+    """The digest, beginning and end of each, with its header; the end of the archive belongs to the last."""
+    with tarfile.open(path) as tar, path.open("rb") as file:
+        starts = [member.offset for member in tar]
+        for start, end in zip(starts, [*starts[1:], path.stat().st_size], strict=True):
+            file.seek(start)
+            yield hashlib.sha256(file.read(end - start)).digest(), start, end
+
+
+def delta(new: Path, old: Path) -> Delta:
+    there = {digest: start for digest, start, _ in members(old)}
+    # (begins, ends, begins in the old file, or None where that lacks it) of members in a row.
+    runs: list[tuple[int, int, int | None]] = []
+    for digest, start, end in members(new):
+        found = there.get(digest)
+        if runs:
+            begun, ended, of_old = runs[-1]
+            if found == (of_old if of_old is None else of_old + ended - begun):
+                runs[-1] = (begun, end, of_old)
+                continue
+        runs.append((start, end, found))
+    whole = new.read_bytes()
+    name, lacking, pieces = f"{new.name}.lacking", b"", []
+    for start, end, found in runs:
+        if found is not None and end - start >= LEAST:
+            pieces.append((old.name, found, end - start))
+        else:
+            pieces.append((name, len(lacking), end - start))
+            lacking += whole[start:end]
+    return Delta(new.name, hashlib.sha256(whole).hexdigest(), lacking, pieces)
