@@ -27,8 +27,8 @@ class Delta:
         return f"{self.name}.lacking"
 
     def join(self, folder: str) -> str:
-        """For a host's shell, in the folder of the file that it has: the whole, made in another folder of what lies there;
-        its status is 0 where that has every byte."""
+        """For a host's shell, in the folder of the file that it has: the whole, made in another folder of what lies
+        there. Its status is 0 where that has every byte."""
         pick = "dd iflag=skip_bytes,count_bytes bs=1M status=none"
         whole, lacking = f"{folder}/{shlex.quote(self.name)}", f"{folder}/{shlex.quote(self.lacking_name)}"
         parts = [

@@ -1,20 +1,83 @@
-"""The controller's part of the run lock: who we are, whether our own holder is dead, what to say."""
+"""The run lock of one host: a file that says which run has the environment. Options: ../modules/run_lock.py"""
 
 from __future__ import annotations
 
 import getpass
+import json
 import multiprocessing
 import os
 import platform
 import shlex
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from ansible import context
 from ansible.plugins.action import ActionBase
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from plugins import shell
+
 PROC = Path("/proc")
 UNLOCK = "ansible-playbook playbooks/unlock.yml"
+LOCK = "/var/lib/trestle/run-lock"
+# Looking and writing are one step: no other process of the host is between them. The file is always written whole: what
+# is none, since the host lost its power, is nobody's.
+SCRIPT = """{{ lock={lock} folder={folder}; {make}
+[ -d "$folder" ] || exit 0
+exec 9<"$folder" && flock 9 || exit 1
+held=$(cat "$lock" 2>/dev/null)
+case $held in '{{'*'}}') ;; *) held= ;; esac
+case $held in {whose}) {then} ;; esac
+printf '%s\\n' "$held"
+}}"""
+TAKE = """new=$(mktemp "$folder/.run-lock.XXXXXX") && printf %s {holder} >"$new" && chmod 644 "$new" && sync "$new" &&
+mv -f "$new" "$lock" && held={holder} || exit 1"""
+FREE = """rm -f "$lock" || exit 1"""
+
+
+OPTIONS = {
+    "state": {"type": "str", "required": True, "choices": ["held", "free", "read"]},
+    "anyone": {"type": "bool", "default": False},
+    "id": {"type": "str"},
+    "path": {"type": "path", "default": LOCK},
+}
+
+
+class LockError(Exception):
+    """Why the file cannot be written, as the host says it."""
+
+
+def act(
+    run: Callable[[str], str],
+    state: str,
+    ids: list[str] | None = None,
+    holder: dict | None = None,
+    pretend: bool = False,
+    path: str = LOCK,
+) -> tuple[bool, dict]:
+    """(changed, who has it; or had it, before it was freed). ``ids`` are the runs whose lock it may be, None is that of
+    anybody; ``run`` gives what a command has said on the host."""
+    known = [shlex.quote(f'"id": {json.dumps(one)}') for one in ids or []]
+    whose = "?*" if ids is None else "|".join(f"*{one}*" for one in known)
+    then = "true"
+    if not pretend:
+        then = {"held": TAKE.format(holder=shlex.quote(json.dumps(holder))), "free": FREE}.get(state, then)
+    script = SCRIPT.format(
+        lock=shlex.quote(path),
+        folder=shlex.quote(os.path.dirname(path)),
+        make='mkdir -p -m 755 "$folder" || exit 1' if state == "held" and not pretend else "",
+        whose=f"''|{whose}" if state == "held" else whose,
+        then=then,
+    )
+    found = json.loads(run(script).strip() or "{}")
+    theirs = bool(found) and (ids is None or found.get("id") in ids)
+    if state == "held":
+        taken = found == holder or (pretend and (theirs or not found))
+        return taken, holder if taken else found
+    return state == "free" and theirs, found
 
 
 def text(path: str) -> str:
@@ -85,41 +148,47 @@ def told(holder: dict) -> str:
 
 class ActionModule(ActionBase):
     TRANSFERS_FILES = False
+    _supports_check_mode = True
 
     def run(self, tmp=None, task_vars=None):
         super().run(tmp, task_vars)
-        self.task_vars = task_vars
         self.host = self._task.delegate_to or task_vars["inventory_hostname"]
-        return {"held": self.take, "free": self.free}.get(self._task.args.get("state"), self.ask)()
+        _, self.wanted = self.validate_argument_spec(argument_spec=OPTIONS)
+        try:
+            return {"held": self.take, "free": self.free, "read": self.read}[self.wanted["state"]]()
+        except LockError as error:
+            return {"failed": True, "msg": f"{self.wanted['path']}: {error}"}
 
-    def ask(self, **arguments) -> dict:
-        return self._execute_module(module_args=self._task.args | arguments, task_vars=self.task_vars)
+    def ask(self, state: str, ids: list[str] | None = None, holder: dict | None = None) -> tuple[bool, dict]:
+        return act(self.said, state, ids, holder, self._task.check_mode, self.wanted["path"])
 
-    def freeing(self) -> dict:
-        """The arguments that free what this run holds; those that were given go before."""
-        return {"id": this_run()["id"]} | self._task.args | {"state": "free"}
+    def said(self, command: str) -> str:
+        done = self._low_level_execute_command(shell.marked(command))
+        if done["rc"]:
+            raise LockError(done["stderr"].strip() or shell.said(done["stdout"]).strip() or "cannot be locked")
+        return shell.said(done["stdout"])
 
     def take(self) -> dict:
         since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        me = this_run() | {"since": since, "what": command()}
-        said = self.ask(holder=me)
-        other = said.get("holder", me)
-        if other["id"] != me["id"] and ended(other):
-            said = self.ask(holder=me, instead_of=other["id"])
-            if said.get("holder") == me:
-                whose = f"your run of {other['what']}, begun {begun(other)}, which has ended"
-                said["warnings"] = [f"Took the run lock on {self.host} over from {whose}."]
-        if said.get("failed") or said.get("unreachable"):
-            return said
-        if said["holder"]["id"] != me["id"]:
+        me, result = this_run() | {"since": since, "what": command()}, {}
+        changed, holder = self.ask("held", [me["id"]], me)
+        if not changed and ended(holder):
+            whose = f"your run of {holder['what']}, begun {begun(holder)}, which has ended"
+            changed, holder = self.ask("held", [me["id"], holder["id"]], me)
+            if changed:
+                result["warnings"] = [f"Took the run lock on {self.host} over from {whose}."]
+        if not changed:
             wait = f"wait, or where that run is dead: {UNLOCK} {options()}"
-            return {"failed": True, "msg": f"{told(said['holder'])} (lock on {self.host}): {wait}"}
-        return said | {"run_lock": {"host": self.host, "free": self.freeing()}}
+            return {"failed": True, "msg": f"{told(holder)} (lock on {self.host}): {wait}"}
+        freeing = {"state": "free", "path": self.wanted["path"], "id": me["id"]}
+        return result | {"changed": True, "holder": holder, "run_lock": {"host": self.host, "free": freeing}}
 
     def free(self) -> dict:
-        said = self.ask(**self.freeing())
-        if "holder" in said:
-            said["msg"] = f"{told(said['holder'])}." if said["holder"] else "There is no lock."
-            if said["changed"]:
-                said["msg"] += " Its lock is gone."
-        return said | {"run_lock": {"host": self.host, "free": None}}
+        ids = None if self.wanted["anyone"] else [self.wanted["id"] or this_run()["id"]]
+        changed, holder = self.ask("free", ids)
+        msg = f"{told(holder)}." if holder else "There is no lock."
+        msg += " Its lock is gone." * changed
+        return {"changed": changed, "holder": holder, "msg": msg, "run_lock": {"host": self.host, "free": None}}
+
+    def read(self) -> dict:
+        return {"changed": False, "holder": self.ask("read")[1]}

@@ -16,6 +16,7 @@ from ansible.plugins.action import ActionBase
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from plugins import shell
 from plugins.tar_delta import Delta, delta
 
 OPTIONS = {
@@ -26,8 +27,6 @@ OPTIONS = {
     "contents": {"type": "dict", "default": {}},
     "receive": {"type": "path"},
 }
-# What a login shell may say goes before it.
-MARK = "== trestle =="
 # Beside the files that it is to replace, so that these are whole at any moment; what is cut short leaves nothing.
 INCOMING = (
     """new=$(mktemp -d .incoming.XXXXXX) && trap 'rm -rf "$new"' EXIT && tar -x --no-same-owner -C "$new" -f - """
@@ -84,7 +83,7 @@ def command(cmd: str, chdir: str | None, sends: bool, receives: bool, deltas: li
     other = f"{{ echo {shlex.quote(OTHER_WORD)}; exit {OTHER}; }}"
     join = " && ".join(f"""{{ {{ {one.join('"$new"')}; }} || {other}; }}""" for one in deltas) or "true"
     last = OUTGOING.format(run=run) if receives else run
-    return " && ".join([f"echo {shlex.quote(MARK)}", *change, *[INCOMING.format(join=join)] * sends, last])
+    return shell.marked(" && ".join([*change, *[INCOMING.format(join=join)] * sends, last]))
 
 
 class ActionModule(ActionBase):
@@ -115,4 +114,4 @@ class ActionModule(ActionBase):
             # Where there is nothing to send ssh would give the command a terminal, which spoils an archive.
             in_data=packed(wanted["send"], wanted["contents"], deltas),
         )
-        return done, done["stdout"].partition(f"{MARK}\n")[2]
+        return done, shell.said(done["stdout"])

@@ -24,8 +24,8 @@ options:
     default: []
   alike:
     description:
-      - For tar files that are sent, by their paths, others that the host has in the same folder under their own names. Only
-        what those lack is sent. Where the host's is not the controller's after all, the whole is.
+      - For tar files that are sent, by their paths, others that the host has in the same folder under their own names.
+        Only what those lack is sent. Where the host's is not the controller's after all, the whole is.
     type: dict
     default: {}
   contents:

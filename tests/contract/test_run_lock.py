@@ -17,16 +17,27 @@ import yaml
 from environments import ROOT
 from test_hosts_down import load
 
-lock = load("plugins/modules/run_lock.py")
 action = load("plugins/action/run_lock.py")
 
 ROUNDS = 300
 HOLDER = {"id": "1", "owner": "dana@laptop", "since": "2026-11-20T14:02:07Z", "what": "site.yml --tags gunicorn"}
-DEFAULTS = {"anyone": False, "id": None, "holder": None, "instead_of": None}
 
 
-def act(path, pretend: bool = False, **wanted):
-    return lock.act(DEFAULTS | {"path": str(path)} | wanted, pretend)
+def here(command: str) -> dict:
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
+    return {"rc": done.returncode, "stdout": done.stdout, "stderr": done.stderr}
+
+
+def act(path, state: str, *ids: str, holder: dict | None = None, pretend: bool = False):
+    """On this machine, as on a host: (changed, holder)."""
+
+    def said(command: str) -> str:
+        done = here(command)
+        assert done["rc"] == 0, done["stderr"]
+        return done["stdout"]
+
+    whose = [*ids, *([holder["id"]] if holder else [])]
+    return action.act(said, state, whose or None, holder, pretend, str(path))
 
 
 @pytest.fixture
@@ -37,8 +48,8 @@ def path(tmp_path) -> Path:
 def racer(folder: Path, name: str, barrier, wins) -> None:
     for number in range(ROUNDS):
         barrier.wait()
-        _, holder = act(folder / str(number), state="held", holder={"id": name})
-        if holder["id"] == name:
+        taken, _ = act(folder / str(number), "held", holder={"id": name})
+        if taken:
             wins.put((number, name))
 
 
@@ -54,46 +65,62 @@ def test_of_two_processes_exactly_one_gets_it(tmp_path):
     while not wins.empty():
         won.append(wins.get())
     assert sorted(number for number, _ in won) == list(range(ROUNDS))
-    assert all(act(tmp_path / str(number), state="read") == (False, {"id": name}) for number, name in won)
+    assert all(act(tmp_path / str(number), "read") == (False, {"id": name}) for number, name in won)
 
 
 def test_a_holder_keeps_it_until_it_is_freed(path):
-    assert act(path, state="held", holder=HOLDER) == (True, HOLDER)
-    assert act(path, state="held", holder={"id": "2"}) == (False, HOLDER)
-    assert act(path, state="free", id="2") == (False, HOLDER), "not its own"
-    assert act(path, state="free", id="1") == (True, HOLDER)
-    assert act(path, state="held", holder={"id": "2"}) == (True, {"id": "2"})
-    assert act(path, state="free", anyone=True) == (True, {"id": "2"})
-    assert act(path, state="free", anyone=True) == (False, {})
+    assert act(path, "held", holder=HOLDER) == (True, HOLDER)
+    assert act(path, "held", holder={"id": "2"}) == (False, HOLDER)
+    assert act(path, "free", "2") == (False, HOLDER), "not its own"
+    assert act(path, "free", "1") == (True, HOLDER)
+    assert act(path, "held", holder={"id": "2"}) == (True, {"id": "2"})
+    assert act(path, "free") == (True, {"id": "2"})
+    assert act(path, "free") == (False, {})
     assert not list(path.parent.iterdir()), "nothing else is left in its folder"
 
 
+def test_who_holds_it_is_told_by_its_id_and_nothing_else_that_is_written_there(path):
+    holder = HOLDER | {"id": "*", "what": 'site.yml -e \'{"id": "3"}\' $(touch x)', "owner": "3"}
+    assert act(path, "held", holder=holder) == (True, holder)
+    assert act(path, "held", "3", holder={"id": "2"}) == (False, holder)
+    assert act(path, "free", "?") == (False, holder)
+    assert act(path, "free", "*") == (True, holder)
+
+
 def test_only_the_holder_that_is_known_to_be_dead_is_replaced(path):
-    act(path, state="held", holder=HOLDER)
-    assert act(path, state="held", holder={"id": "3"}, instead_of="2") == (False, HOLDER)
-    assert act(path, state="held", holder={"id": "3"}, instead_of="1") == (True, {"id": "3"})
+    act(path, "held", holder=HOLDER)
+    assert act(path, "held", "2", holder={"id": "3"}) == (False, HOLDER)
+    assert act(path, "held", "1", holder={"id": "3"}) == (True, {"id": "3"})
 
 
 def test_check_mode_writes_nothing(path):
-    assert act(path, pretend=True, state="held", holder=HOLDER) == (True, HOLDER)
+    assert act(path, "held", holder=HOLDER, pretend=True) == (True, HOLDER)
     assert not path.parent.exists()
-    act(path, state="held", holder=HOLDER)
-    assert act(path, pretend=True, state="free", anyone=True) == (True, HOLDER)
-    assert act(path, state="read") == (False, HOLDER)
+    act(path, "held", holder=HOLDER)
+    assert act(path, "held", holder={"id": "2"}, pretend=True) == (False, HOLDER)
+    assert act(path, "free", pretend=True) == (True, HOLDER)
+    assert act(path, "read") == (False, HOLDER)
 
 
-def test_a_host_that_lost_its_power_while_it_wrote_is_free(path):
+@pytest.mark.parametrize("left", ["", '{"id": "2", "owner"'])
+def test_a_host_that_lost_its_power_while_it_wrote_is_free(path, left):
     path.parent.mkdir()
-    path.write_text("")
-    assert act(path, state="held", holder=HOLDER) == (True, HOLDER)
+    path.write_text(left)
+    assert act(path, "read") == (False, {})
+    assert act(path, "held", holder=HOLDER) == (True, HOLDER)
+
+
+def test_a_file_that_cannot_be_written_is_told_in_one_sentence(path, run):
+    path.parent.write_text("no folder")
+    said = run(state="held")
+    assert said["failed"] and str(path) in said["msg"] and "File exists" in said["msg"], said
 
 
 class Action(action.ActionModule):
-    """The action plugin in front of the module's own work, in this process."""
+    """The action plugin of a host that is this machine."""
 
-    def _execute_module(self, module_args, task_vars):
-        changed, holder = lock.act(DEFAULTS | module_args, pretend=False)
-        return {"changed": changed, "holder": holder}
+    def _low_level_execute_command(self, cmd, **_):
+        return here(cmd)
 
 
 @pytest.fixture
@@ -114,8 +141,8 @@ def run(path, monkeypatch):
 def held_by(path, process: subprocess.Popen, **other) -> dict:
     """A lock of that process, which is a run of ours."""
     run = action.controller() | {"pid": process.pid, "started": action.started(process.pid)}
-    act(path, state="held", holder=HOLDER | {"id": f"process {process.pid}"} | run | other)
-    return act(path, state="read")[1]
+    act(path, "held", holder=HOLDER | {"id": f"process {process.pid}"} | run | other)
+    return act(path, "read")[1]
 
 
 @pytest.fixture
@@ -126,19 +153,19 @@ def process():
 
 
 def test_who_is_refused_is_told_by_whom_since_when_and_what_to_do(run, path):
-    act(path, state="held", holder=HOLDER)
+    act(path, "held", holder=HOLDER)
     said = run(state="held")
     assert said["failed"]
     assert said["msg"] == (
         "dana@laptop has been running site.yml --tags gunicorn since 2026-11-20 14:02 UTC (lock on lb1): wait, "
         "or where that run is dead: ansible-playbook playbooks/unlock.yml -i production -i lab,"
     )
-    assert act(path, state="read") == (False, HOLDER)
+    assert act(path, "read") == (False, HOLDER)
 
 
 def test_the_lock_says_who_runs_what(run, path):
     assert not run(state="held").get("failed")
-    holder = act(path, state="read")[1]
+    holder = act(path, "read")[1]
     assert re.fullmatch(r".+@.+", holder["owner"])
     assert holder["what"] == "site.yml --tags gunicorn,web --limit web1"
     assert abs(time.time() - calendar.timegm(time.strptime(holder["since"], "%Y-%m-%dT%H:%M:%SZ"))) < 60
@@ -155,7 +182,7 @@ def test_the_lock_of_our_own_dead_run_is_taken_over(run, path, process):
     said = run(state="held")
     assert not said.get("failed"), said
     assert "over from your run of" in said["warnings"][0]
-    assert act(path, state="read")[1]["pid"] == os.getpid()
+    assert act(path, "read")[1]["pid"] == os.getpid()
 
 
 def test_a_number_that_another_process_has_by_now_is_no_sign_of_life(run, path, process):
@@ -166,7 +193,7 @@ def test_a_number_that_another_process_has_by_now_is_no_sign_of_life(run, path, 
 def test_the_lock_of_our_own_run_that_goes_on_is_not_taken_over(run, path, process):
     before = held_by(path, process)
     assert run(state="held")["failed"]
-    assert act(path, state="read")[1] == before
+    assert act(path, "read")[1] == before
 
 
 @pytest.mark.parametrize("other", [{"owner": "dana@laptop"}, {"machine": "another"}])
@@ -175,7 +202,7 @@ def test_of_another_controller_or_engineer_nobody_can_say_that_it_is_dead(run, p
     process.kill()
     process.wait()
     assert run(state="held")["failed"]
-    assert act(path, state="read")[1] == before
+    assert act(path, "read")[1] == before
 
 
 def test_a_run_from_before_the_controller_s_boot_is_dead(run, path, process):

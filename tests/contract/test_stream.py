@@ -40,7 +40,7 @@ def streamed(
     command = plugin.command(cmd, str(host), sends, receives, list(deltas))
     done = subprocess.run(["sh", "-c", command], input=archive, capture_output=True)
     mark, done.stdout = done.stdout.split(b"\n", 1)
-    assert mark.decode() == plugin.MARK
+    assert mark.decode() == plugin.shell.MARK
     return done
 
 
