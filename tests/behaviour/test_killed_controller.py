@@ -21,10 +21,10 @@ ROLL = "Drain, switch, restart, await and restore"
 # (task, for which time it begins, seconds into it or the step of site-roll that is waited for)
 POINTS = {
     "canary": (ROLL, 1, "canary"),
-    "lock": ("Refuse to run beside another run", 1, 0.7),
+    "lock": ("Refuse to run beside another run", 1, 0.3),
     "build": ("Build the artifacts, which takes a minute or several", 1, 1),
-    "bring": ("Bring and install the releases that this host lacks", 1, 0.3),
-    "install": ("Bring and install the releases that this host lacks", 1, 1.2),
+    "bring": ("Bring and install the releases that this host lacks", 1, 0.15),
+    "install": ("Bring and install the releases that this host lacks", 1, 0.5),
     "migrate": ("Migrate the databases and run what follows a migration", 1, 1.5),
     "static": ("Bring the static files that the media hosts lack, and remove what no web host names any more", 1, 0.4),
     "drain": (ROLL, 1, "drained"),
