@@ -6,6 +6,8 @@ import shlex
 
 # What a login shell may say goes before it.
 MARK = "== trestle =="
+# For a command that reads nothing: with no input at all ssh would give it a terminal, which spoils what it says.
+NO_INPUT = b"\n"
 
 
 def marked(command: str) -> str:

@@ -163,7 +163,7 @@ class ActionModule(ActionBase):
         return act(self.said, state, ids, holder, self._task.check_mode, self.wanted["path"])
 
     def said(self, command: str) -> str:
-        done = self._low_level_execute_command(shell.marked(command))
+        done = self._low_level_execute_command(shell.marked(command), in_data=shell.NO_INPUT)
         if done["rc"]:
             raise LockError(done["stderr"].strip() or shell.said(done["stdout"]).strip() or "cannot be locked")
         return shell.said(done["stdout"])

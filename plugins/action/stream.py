@@ -111,7 +111,6 @@ class ActionModule(ActionBase):
         sends, receives = bool(wanted["send"] or wanted["contents"]), bool(wanted["receive"])
         done = self._low_level_execute_command(
             command(wanted["cmd"], wanted["chdir"], sends, receives, list(deltas.values())),
-            # Where there is nothing to send ssh would give the command a terminal, which spoils an archive.
-            in_data=packed(wanted["send"], wanted["contents"], deltas),
+            in_data=packed(wanted["send"], wanted["contents"], deltas) if sends else shell.NO_INPUT,
         )
         return done, shell.said(done["stdout"])

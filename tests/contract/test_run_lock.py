@@ -119,7 +119,8 @@ def test_a_file_that_cannot_be_written_is_told_in_one_sentence(path, run):
 class Action(action.ActionModule):
     """The action plugin of a host that is this machine."""
 
-    def _low_level_execute_command(self, cmd, **_):
+    def _low_level_execute_command(self, cmd, in_data=None):
+        assert in_data, "ssh would give it a terminal"
         return here(cmd)
 
 
