@@ -11,6 +11,8 @@ from pathlib import Path
 
 # Bytes of members in a row from which they are worth a process on the host.
 LEAST = 64 * 1024
+# Each piece takes some of a command's length.
+MOST_PIECES = 100
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,16 @@ def members(path: Path) -> Iterator[tuple[bytes, int, int]]:
             yield hashlib.sha256(file.read(end - start)).digest(), start, end
 
 
-def delta(new: Path, old: Path) -> Delta:
+def delta(new: Path, old: Path) -> Delta | None:
+    """None where one of them is damaged or gone, or they have little in common: then the whole is to be sent."""
+    try:
+        one = compared(new, old)
+    except (OSError, tarfile.TarError, ValueError):
+        return None
+    return one if len(one.pieces) <= MOST_PIECES else None
+
+
+def compared(new: Path, old: Path) -> Delta:
     there = {digest: start for digest, start, _ in members(old)}
     # (begins, ends, begins in the old file, or None where that lacks it) of members in a row.
     runs: list[tuple[int, int, int | None]] = []

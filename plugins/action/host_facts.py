@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import sys
+from pathlib import Path
 
 from ansible.plugins.action import ActionBase
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from plugins.shell import MARK
+
 # What a login shell may say goes before the first mark. Nothing is sent to the address, which is nobody's (RFC 5737).
 # That a host has no way out, no `ip` or no /srv is no failure: what it lacks it has no facts of.
-MARK = "== trestle =="
 PROBE = f"""test -x /usr/bin/python3 || {{ echo 'There is no /usr/bin/python3.' >&2; exit 1; }}
 echo '{MARK}'; . /etc/os-release; echo "$ID $VERSION_ID"
 echo '{MARK}'; sed -n 's/^MemTotal: *\\([0-9]*\\) kB$/\\1/p' /proc/meminfo; getconf _NPROCESSORS_ONLN

@@ -36,8 +36,6 @@ printf '%s\\n' "$held"
 TAKE = """new=$(mktemp "$folder/.run-lock.XXXXXX") && printf %s {holder} >"$new" && chmod 644 "$new" && sync "$new" &&
 mv -f "$new" "$lock" && held={holder} || exit 1"""
 FREE = """rm -f "$lock" || exit 1"""
-
-
 OPTIONS = {
     "state": {"type": "str", "required": True, "choices": ["held", "free", "read"]},
     "anyone": {"type": "bool", "default": False},
@@ -52,11 +50,11 @@ class LockError(Exception):
 
 def act(
     run: Callable[[str], str],
+    path: str,
     state: str,
     ids: list[str] | None = None,
     holder: dict | None = None,
     pretend: bool = False,
-    path: str = LOCK,
 ) -> tuple[bool, dict]:
     """(changed, who has it; or had it, before it was freed). ``ids`` are the runs whose lock it may be, None is that of
     anybody; ``run`` gives what a command has said on the host."""
@@ -160,7 +158,7 @@ class ActionModule(ActionBase):
             return {"failed": True, "msg": f"{self.wanted['path']}: {error}"}
 
     def ask(self, state: str, ids: list[str] | None = None, holder: dict | None = None) -> tuple[bool, dict]:
-        return act(self.said, state, ids, holder, self._task.check_mode, self.wanted["path"])
+        return act(self.said, self.wanted["path"], state, ids, holder, self._task.check_mode)
 
     def said(self, command: str) -> str:
         done = self._low_level_execute_command(shell.marked(command), in_data=shell.NO_INPUT)

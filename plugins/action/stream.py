@@ -27,18 +27,18 @@ OPTIONS = {
     "contents": {"type": "dict", "default": {}},
     "receive": {"type": "path"},
 }
-# Beside the files that it is to replace, so that these are whole at any moment; what is cut short leaves nothing.
+# What is cut short leaves nothing.
+TIDY = """new= archive= && trap 'rm -rf "$new" "$archive"' EXIT"""
+# Beside the files that it is to replace, so that these are whole at any moment.
 INCOMING = (
-    """new=$(mktemp -d .incoming.XXXXXX) && trap 'rm -rf "$new"' EXIT && tar -x --no-same-owner -C "$new" -f - """
+    """new=$(mktemp -d .incoming.XXXXXX) && tar -x --no-same-owner -C "$new" -f - """
     """&& {join} && mv -f "$new"/* . && rmdir "$new\""""
 )
 # The status, and the last word, where a file that the host has is not the one that it was taken for.
 OTHER, OTHER_WORD = 75, "== another =="
 # Ansible takes what a command says for text, and is several times as long over bytes that are none. A pipe would hide
 # the command's own status.
-OUTGOING = (
-    """archive=$(mktemp) && trap 'rm -rf "$new" "$archive"' EXIT && {run} >"$archive" && base64 --wrap=0 "$archive\""""
-)
+OUTGOING = """archive=$(mktemp -p . .outgoing.XXXXXX) && {run} >"$archive" && base64 --wrap=0 "$archive\""""
 
 
 def packed(files: list[str], contents: dict[str, str] | None = None, deltas: dict[str, Delta] | None = None) -> bytes:
@@ -83,7 +83,8 @@ def command(cmd: str, chdir: str | None, sends: bool, receives: bool, deltas: li
     other = f"{{ echo {shlex.quote(OTHER_WORD)}; exit {OTHER}; }}"
     join = " && ".join(f"""{{ {{ {one.join('"$new"')}; }} || {other}; }}""" for one in deltas) or "true"
     last = OUTGOING.format(run=run) if receives else run
-    return shell.marked(" && ".join([*change, *[INCOMING.format(join=join)] * sends, last]))
+    incoming = [INCOMING.format(join=join)] * sends
+    return shell.marked(" && ".join([TIDY, *change, *incoming, last]))
 
 
 class ActionModule(ActionBase):
@@ -95,7 +96,7 @@ class ActionModule(ActionBase):
         _, wanted = self.validate_argument_spec(argument_spec=OPTIONS)
         if self._task.check_mode:
             return {"changed": True}
-        deltas = {new: delta(Path(new), Path(old)) for new, old in wanted["alike"].items() if new in wanted["send"]}
+        deltas = {new: one for new, old in wanted["alike"].items() if (one := delta(Path(new), Path(old)))}
         done, stdout = self.done(wanted, deltas)
         if done["rc"] == OTHER and stdout.strip() == OTHER_WORD:
             done, stdout = self.done(wanted, {})

@@ -24,7 +24,8 @@ HOLDER = {"id": "1", "owner": "dana@laptop", "since": "2026-11-20T14:02:07Z", "w
 
 
 def here(command: str) -> dict:
-    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
+    environment = os.environ | {"LC_ALL": "C"}
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, env=environment)
     return {"rc": done.returncode, "stdout": done.stdout, "stderr": done.stderr}
 
 
@@ -37,7 +38,7 @@ def act(path, state: str, *ids: str, holder: dict | None = None, pretend: bool =
         return done["stdout"]
 
     whose = [*ids, *([holder["id"]] if holder else [])]
-    return action.act(said, state, whose or None, holder, pretend, str(path))
+    return action.act(said, str(path), state, whose or None, holder, pretend)
 
 
 @pytest.fixture

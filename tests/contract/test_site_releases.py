@@ -6,9 +6,11 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
+import time
 import zipfile
 from pathlib import Path
 
@@ -200,7 +202,12 @@ def test_artifacts_stay_as_long_as_their_releases(host, site):
         (host / "artifacts" / name).touch()
         if "new" not in name:
             os.utime(host / "artifacts" / name, (1, 1))
+    for name, when in ((".incoming.old", 1), (".incoming.now", time.time())):
+        (host / "artifacts" / name).mkdir()
+        (host / "artifacts" / name / "key-c.tar").touch()
+        os.utime(host / "artifacts" / name, (when, when))
     release_store.prune_artifacts()
+    shutil.rmtree(host / "artifacts/.incoming.now")
     assert {path.name for path in (host / "artifacts").iterdir()} == {"key-a.tar", "a-c0ffee.tar.gz", "key-new.tar"}
 
 

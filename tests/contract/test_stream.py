@@ -79,13 +79,11 @@ def test_what_comes_back_lies_in_the_folder_under_its_own_name(tmp_path, host, f
     assert [path.name for path in (tmp_path / "back").iterdir()] == [file.name]
 
 
-def test_what_comes_back_is_none_where_the_command_fails_and_nothing_else_is_left(tmp_path, host, file, monkeypatch):
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    before = sorted(tmp_path.iterdir())
+def test_what_comes_back_is_none_where_the_command_fails_and_nothing_else_is_left(host, file):
     for sends in (True, False):
         done = streamed("tar -cf - ./*; exit 3", host, plugin.packed([str(file)]), sends, receives=True)
         assert (done.returncode, done.stdout) == (3, b"")
-    assert sorted(tmp_path.iterdir()) == before and [path.name for path in host.iterdir()] == [file.name]
+    assert [path.name for path in host.iterdir()] == [file.name]
 
 
 # A tar file, as an artifact is one: a manifest, wheels and a project.
@@ -125,6 +123,23 @@ def test_only_what_a_host_lacks_is_sent(tmp_path, host, after, most):
     assert (done.returncode, done.stdout.decode()) == (0, "b c.tar\nkey-a.tar\n"), done.stderr
     assert (host / new.name).read_bytes() == new.read_bytes() and len(one.lacking) < most
     assert (host / new.name).stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("damage", ["gone", "empty", "zeros", "cut short", "in many pieces"])
+def test_what_cannot_be_compared_is_sent_whole(tmp_path, damage):
+    many = {f"{number}": random.Random(number).randbytes(70_000) for number in range(60)}
+    small = {f"{number}-small": b"%d" % number for number in range(60)}
+    between = [one for pair in zip(many.items(), small.items(), strict=True) for one in pair]
+    new = tarred(tmp_path / "here/key-b.tar", **dict(between))
+    old = tarred(tmp_path / "here/key-a.tar", **many)
+    whole = old.read_bytes()
+    if damage == "gone":
+        old.unlink()
+    elif damage != "in many pieces":
+        old.write_bytes({"empty": b"", "zeros": bytes(len(whole)), "cut short": whole[:100_000]}[damage])
+    assert plugin.delta(new, old) is None
+    if damage != "gone":
+        assert damage == "in many pieces" or plugin.delta(old, new) is None
 
 
 @pytest.mark.parametrize(

@@ -106,8 +106,9 @@ class Site:
 
 
 def prune_artifacts() -> None:
-    """Remove the artifacts of no release; a new one may have been brought, and not be installed yet."""
+    """Remove the artifacts of no release, and what a power cut left of one that was being brought; a new one may not be
+    installed yet."""
     kept = {path.name for path in SRV.glob("*/releases/*")}
     for file in ARTIFACTS.glob("*"):
         if file.stat().st_mtime < time.time() - DAY and not kept & set(file.name.split(".")[0].split("-")):
-            file.unlink()
+            shutil.rmtree(file) if file.is_dir() else file.unlink()
