@@ -29,7 +29,7 @@ POINTS = {
     "static": ("Bring the static files that the media hosts lack, and remove what no web host names any more", 1, 0.4),
     "drain": (ROLL, 1, "drained"),
     "second": (ROLL, 2, "stopped"),
-    "declare": ("Declare what every host runs now to be current", 1, 0.3),
+    "declare": ("Declare what every host runs now to be current", 1, 0.05),
 }
 if not LONG:
     POINTS = dict(list(POINTS.items())[:1])
