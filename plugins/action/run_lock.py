@@ -45,7 +45,7 @@ OPTIONS = {
 
 
 class LockError(Exception):
-    """Why the file cannot be written, as the host says it."""
+    """Why the file can be neither read nor written, as the host says it."""
 
 
 def act(
@@ -70,7 +70,10 @@ def act(
         whose=f"''|{whose}" if state == "held" else whose,
         then=then,
     )
-    found = json.loads(run(script).strip() or "{}")
+    try:
+        found = json.loads(run(script).strip() or "{}")
+    except ValueError:
+        raise LockError("is damaged: remove it") from None
     theirs = bool(found) and (ids is None or found.get("id") in ids)
     if state == "held":
         taken = found == holder or (pretend and (theirs or not found))

@@ -216,13 +216,15 @@ def to_copy(releases: list[dict], told: dict[str, dict], host: str) -> list[str]
 def alike(releases: list[dict], told: dict[str, dict], host: str) -> dict[str, str]:
     """For each artifact that this host is to get, that of the release that it runs, where it is known here too: most of
     an artifact are wheels, and these seldom change."""
-    found = {}
-    for release in releases if host in told else []:
+    if host not in told:
+        return {}
+    found, lacks = {}, to_copy(releases, told, host)
+    for release in releases:
         runs = told[host]["sites"].get(release["site"], {}).get("current")
-        there = (name for name in told[host]["artifacts"] if runs and name.endswith(f"-{runs}.tar"))
-        for old in (Path(release["artifact"]).with_name(name) for name in there if release["artifact"]):
-            if old.is_file() and Path(release["artifact"]).name not in told[host]["artifacts"]:
-                found[release["artifact"]] = str(old)
+        name = next((name for name in told[host]["artifacts"] if runs and name.endswith(f"-{runs}.tar")), "")
+        old = Path(release["artifact"]).with_name(name) if name and release["artifact"] in lacks else None
+        if old and old.is_file():
+            found[release["artifact"]] = str(old)
     return found
 
 

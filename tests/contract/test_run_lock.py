@@ -117,6 +117,13 @@ def test_a_file_that_cannot_be_written_is_told_in_one_sentence(path, run):
     assert said["failed"] and str(path) in said["msg"] and "File exists" in said["msg"], said
 
 
+def test_a_file_that_is_no_lock_is_told_in_one_sentence(path, run):
+    path.parent.mkdir()
+    path.write_text("{not a lock}")
+    said = run(state="held")
+    assert said["failed"] and said["msg"] == f"{path}: is damaged: remove it"
+
+
 class Action(action.ActionModule):
     """The action plugin of a host that is this machine."""
 
