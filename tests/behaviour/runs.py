@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -64,6 +65,11 @@ class Reached:
 def recap(output: str) -> dict[str, dict[str, int]]:
     names = ("ok", "changed", "unreachable", "failed")
     return {m[1]: dict(zip(names, map(int, m.groups()[1:]), strict=True)) for m in RECAP.finditer(output)}
+
+
+def tasks_done(output: str) -> list[str]:
+    """Every task that was not skipped; the list of the slowest ones at the end of a run names the others too."""
+    return re.findall(r"^TASK \[(?:\S+ : )?(.+)\] \**$", output, re.MULTILINE)
 
 
 def changes(output: str) -> list[str]:

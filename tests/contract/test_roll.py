@@ -319,7 +319,7 @@ def rolled(roll, monkeypatch, tmp_path):
     """rolled(sites, canary): a roll that starts nothing and waits for nobody; ``watched`` are its seconds of watch."""
     monkeypatch.setattr(roll, "Supervisor", Supervisor)
     monkeypatch.setattr(roll, "STATE", tmp_path)
-    for name in ("DRAIN", "CANARY", "PROGRAMS", "PROGRAMS_THAT_RAN"):
+    for name in ("DRAIN", "CANARY", "UNCRAWLED", "PROGRAMS", "PROGRAMS_THAT_RAN"):
         monkeypatch.setattr(roll, name, tmp_path / name)
     watched = []
     monkeypatch.setattr(roll, "watch", lambda watches, seconds: watched.append(seconds))
@@ -753,7 +753,38 @@ def test_hosts_that_serve_nobody_are_rolled_first_and_those_without_visitors_las
 
 
 def test_both_sides_say_the_same_of_a_host(roll):
-    assert (deploys.NEW, deploys.DRAINED, deploys.UNSEEN) == (roll.NEW, roll.DRAINED, roll.UNSEEN)
+    names = ("NEW", "DRAINED", "UNSEEN", "NOT_CRAWLED")
+    assert [getattr(deploys, name) for name in names] == [getattr(roll, name) for name in names]
+
+
+def test_from_a_roll_until_a_crawl_has_gone_well_the_status_says_so_and_it_is_no_reason_to_roll(
+    site, rolled, roll, monkeypatch, tmp_path, capsys
+):
+    assert rolled([site()]).run()["changed"] is True
+    settings = tmp_path / "settings"
+    settings.write_text(json.dumps({"sites": {}, "load_balancers": [], "web_hosts": 2}))
+    monkeypatch.setattr(sys, "argv", ["site-roll", "status", "--settings", str(settings)])
+    assert roll.main() == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [deploys.NOT_CRAWLED] and deploys.reasons({"stdout_lines": lines}) == []
+    roll.UNCRAWLED.unlink()
+    assert roll.main() == 0 and capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("rolled_now", "says", "is_crawled"),
+    [
+        ({"skipped": True}, [], True),
+        ({"skipped": True}, ["x: y"], True),  # in check mode
+        ({"skipped": True}, [deploys.NOT_CRAWLED], False),
+        ({"rc": 0, "changed": True}, [], False),
+        (None, None, True),
+    ],
+)
+def test_a_crawl_follows_each_roll_though_the_run_that_rolled_did_not_come_to_it(rolled_now, says, is_crawled):
+    told = {"__gunicorn_rolled": rolled_now, "__gunicorn_status": {"stdout_lines": says}}
+    hostvars = {"web1": {name: value for name, value in told.items() if rolled_now}, "web2": {}, "down": {}}
+    assert deploys.is_crawled(["web1", "web2"], hostvars) is is_crawled
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,10 @@ NEW = "host: has run no release yet"
 DRAINED = "drain: an earlier roll left this host drained"
 # Of a host on which no visitor would try a release.
 UNSEEN = "visitors: none come here after a roll either, since it is drained by others or missed a deploy"
+# Of a host that was rolled by a run which did not come to its crawl, or whose crawl found something.
+NOT_CRAWLED = "no crawl has gone well since the last roll"
+# Of a host that was not asked.
+NOTHING = {"stdout_lines": []}
 IDLE, SERVES, LAST = range(3)
 
 
@@ -50,13 +54,19 @@ def canaries(statuses: dict[str, dict]) -> list[str]:
 
 def web_roll_order(hosts: list[str], hostvars: dict) -> list[str]:
     """The hosts of a roll, the first one first."""
-    nothing = {"stdout_lines": []}
-    return sorted(hosts, key=lambda host: rank(reasons(hostvars.get(host, {}).get("__gunicorn_status", nothing))))
+    return sorted(hosts, key=lambda host: rank(reasons(hostvars.get(host, {}).get("__gunicorn_status", NOTHING))))
 
 
 def is_there(status: dict) -> bool:
     """Whether the host has a site-roll; a blank one has none."""
     return not status["stdout"].startswith("skipped")
+
+
+def is_crawled(hosts: list[str], hostvars: dict) -> bool:
+    """Whether a crawl has gone well since the last roll, which may be one of an earlier run."""
+    found = [hostvars[host] for host in hosts]
+    rolled = [one for one in found if "skipped" not in one.get("__gunicorn_rolled", {"skipped": True})]
+    return not rolled and not any(NOT_CRAWLED in one.get("__gunicorn_status", NOTHING)["stdout_lines"] for one in found)
 
 
 def told_of_a_bad_release(result: dict, host: str, watched: list[str]) -> str:
@@ -82,5 +92,6 @@ class FilterModule:
             "web_roll_order": web_roll_order,
             "reasons": reasons,
             "is_there": is_there,
+            "is_crawled": is_crawled,
             "told_of_a_bad_release": told_of_a_bad_release,
         }
