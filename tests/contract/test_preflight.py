@@ -838,12 +838,12 @@ RUNS = {
 }
 
 
-def run_of_site_yml(copy) -> subprocess.CompletedProcess:
+def run_of(copy, playbook: str = "site.yml") -> subprocess.CompletedProcess:
     given = copy.folder.parent / "secrets.yml"
     given.write_text(yaml.safe_dump(copy.extra))
     command = [
         Path(sys.executable).with_name("ansible-playbook"),
-        "site.yml",
+        playbook,
         "-i",
         str(copy.folder),
         "-e",
@@ -852,10 +852,11 @@ def run_of_site_yml(copy) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
 
 
+@pytest.mark.parametrize("playbook", ["site.yml", "playbooks/build.yml"])
 @pytest.mark.parametrize(("change", "sentence"), RUNS.values(), ids=RUNS)
-def test_a_run_of_site_yml_stops_before_any_host_is_touched(copy, change, sentence):
+def test_a_run_stops_before_any_host_is_touched(copy, change, sentence, playbook):
     copy.set(*change)
-    run = run_of_site_yml(copy)
+    run = run_of(copy, playbook)
     output = run.stdout + run.stderr
     assert run.returncode != 0, output
     assert sentence in output
@@ -873,7 +874,7 @@ def test_a_run_of_site_yml_stops_before_any_host_is_touched(copy, change, senten
 def test_a_file_that_is_no_yaml_is_named(copy, line, text):
     file = copy.folder / FILES["main"]
     file.write_text(file.read_text() + f"{line}\n")
-    run = run_of_site_yml(copy)
+    run = run_of(copy)
     assert run.returncode != 0
     assert re.fullmatch(rf"error: {file}:\d+: YAML parsing failed: {re.escape(text)} Correct the file.\n", run.stderr)
     assert "PLAY" not in run.stdout
@@ -882,7 +883,7 @@ def test_a_file_that_is_no_yaml_is_named(copy, line, text):
 def test_an_inventory_with_no_host_at_all_is_refused(copy):
     for tier in ("lb", "web", "db", "cache", "media", "monitor"):
         copy.set(f"hosts/{tier}/hosts", {})
-    run = run_of_site_yml(copy)
+    run = run_of(copy)
     assert run.returncode != 0
     text = "no host of this inventory is in the first play: name hosts in its hosts.yml."
     assert f"error: {copy.folder}: {text}" in run.stderr

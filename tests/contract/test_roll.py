@@ -752,6 +752,17 @@ def test_hosts_that_serve_nobody_are_rolled_first_and_those_without_visitors_las
     assert deploys.web_roll_order(list(hostvars), hostvars) == order
 
 
+def test_a_canary_is_none_of_those_that_may_be_rolled_together_and_who_could_not_be_asked_is_none():
+    lines = ["shop: runs release a, wanted is b"]
+    differs = {"stdout": lines[0], "stdout_lines": lines}
+    statuses = {"web0": {"unreachable": True}, "web1": {"failed": True, "stdout": "", "stdout_lines": []}}
+    statuses |= {"web2": differs, "web3": differs, "web4": differs}
+    hostvars = {host: {"__gunicorn_status": status} for host, status in statuses.items()} | {"web5": {}}
+    assert deploys.web_canaries(list(hostvars), hostvars) == ["web2"]
+    assert deploys.web_roll_order(list(hostvars), hostvars) == ["web0", "web1", "web3", "web4", "web5"]
+    assert deploys.web_canaries(list(hostvars), {}) == []
+
+
 def test_both_sides_say_the_same_of_a_host(roll):
     names = ("NEW", "DRAINED", "UNSEEN", "NOT_CRAWLED")
     assert [getattr(deploys, name) for name in names] == [getattr(roll, name) for name in names]

@@ -29,7 +29,7 @@ def smoke_tests(sites: list[dict]) -> dict[str, dict]:
 
 def reasons(status: dict) -> list[str]:
     """Why a host is rolled, by what site-roll said; of a host that has no site-roll, nothing is known."""
-    return [line for line in status["stdout_lines"] if re.match(r"[^ ]+: ", line)]
+    return [line for line in status.get("stdout_lines", []) if re.match(r"[^ ]+: ", line)]
 
 
 def rank(lines: list[str]) -> int:
@@ -52,9 +52,17 @@ def canaries(statuses: dict[str, dict]) -> list[str]:
     return order[: order.index(serving[0]) + 1] if serving else order[:1]
 
 
+def web_canaries(hosts: list[str], hostvars: dict) -> list[str]:
+    """The canaries of a roll; a host that could not be asked takes no part in it."""
+    asked = {host: hostvars.get(host, {}).get("__gunicorn_status", {"failed": True}) for host in hosts}
+    return canaries({host: status for host, status in asked.items() if "stdout" in status and not status.get("failed")})
+
+
 def web_roll_order(hosts: list[str], hostvars: dict) -> list[str]:
-    """The hosts of a roll, the first one first."""
-    return sorted(hosts, key=lambda host: rank(reasons(hostvars.get(host, {}).get("__gunicorn_status", NOTHING))))
+    """The hosts that follow the canaries, the first one first."""
+    watched = web_canaries(hosts, hostvars)
+    left = [host for host in hosts if host not in watched]
+    return sorted(left, key=lambda host: rank(reasons(hostvars.get(host, {}).get("__gunicorn_status", NOTHING))))
 
 
 def is_there(status: dict) -> bool:
@@ -88,7 +96,7 @@ class FilterModule:
         return {
             "this_deploy": this_deploy,
             "smoke_tests": smoke_tests,
-            "canaries": canaries,
+            "web_canaries": web_canaries,
             "web_roll_order": web_roll_order,
             "reasons": reasons,
             "is_there": is_there,
