@@ -45,7 +45,8 @@ def drilled(lab, tmp_path_factory) -> dict[str, dict]:
     try:
         found["good"] = drill.take(Step("deploy", "a good release", "", good))
         with drained_by_hand(lab, WEB[0]) if WEB[0] != CANARY else contextlib.nullcontext():
-            found["bad"] = drill.take(Step("bad", BAD, "", bad))
+            # Though all of them may be rolled at once.
+            found["bad"] = drill.take(Step("bad", BAD, "", (*bad, "-e", f"rolling_batch={len(WEB)}")))
     finally:
         # The tests that follow know the environment's own release.
         found["back"] = drill.take(Step("deploy", "the environment's own", "", ()))
