@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import importlib.util
+import itertools
 import json
 import os
 import subprocess
@@ -37,14 +38,18 @@ def checks(roll):
 
 @pytest.fixture
 def gunicorn():
-    """A server in gunicorn's place: ``answers`` maps a path to (status, body) or to seconds of silence."""
+    """A server in gunicorn's place: ``answers`` maps a path to (status, body), to seconds of silence, or to a
+    function that gives one of those; ``hosts`` are those that visitors' paths were asked of."""
     answers = {"/": (200, b"home"), "/health/live": (200, b"{}"), "/health/ready": (200, b"{}")}
     hosts = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
-            hosts.append(self.headers["Host"])
             answer = answers[self.path]
+            if callable(answer):
+                answer = answer()
+            if not self.path.startswith("/health/"):
+                hosts.append(self.headers["Host"])
             if isinstance(answer, float):
                 time.sleep(answer)
                 answer = (200, b"late")
@@ -225,15 +230,61 @@ def test_what_never_is_ready_is_given_up(site, checks):
 def test_a_smoke_path_that_is_not_answered_well(site, checks, gunicorn, answer, said):
     gunicorn.answers["/"] = answer
     with pytest.raises(checks.Bad, match=said):
-        checks.prove(site(), SETTINGS, {})
+        checks.prove(site(), SETTINGS, Supervisor(), {})
     assert gunicorn.hosts == ["shop.example.com"]
-    checks.prove(site(), SETTINGS, {"/": 500})  # nor did the release before
+    checks.prove(site(), SETTINGS, Supervisor(), {"/": 500})  # nor did the release before
 
 
 @pytest.mark.parametrize("status", [200, 302, 404])
 def test_a_smoke_path_that_is_answered(site, checks, gunicorn, status):
     gunicorn.answers["/"] = (status, b"")
-    checks.prove(site(), SETTINGS, {})
+    checks.prove(site(), SETTINGS, Supervisor(), {})
+
+
+@pytest.fixture
+def workers(gunicorn):
+    """Two processes as gunicorn's workers, of which the first answers three requests in four; ``answers`` maps each to
+    what it answers."""
+    found = [subprocess.Popen(["sleep", "60"]) for _ in range(2)]
+    counts, turns = {worker.pid: 0 for worker in found}, itertools.count(1)
+
+    def answer():
+        worker = found[next(turns) % 4 == 0].pid
+        said = gunicorn.workers[worker]
+        if not isinstance(said, float):
+            counts[worker] += 1
+        return said
+
+    gunicorn.workers = {worker.pid: (200, b"") for worker in found}
+    gunicorn.answers["/"] = answer
+    gunicorn.answers["/health/live"] = lambda: (200, json.dumps({"requests": {"workers": counts}}).encode())
+    yield gunicorn.workers
+    for worker in found:
+        worker.kill()
+        worker.wait()
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"), [((500, b""), "answers with status 500 to /"), (2.0, r"gives no answer in 0\.5 s to /")]
+)
+def test_every_worker_is_asked(site, checks, gunicorn, workers, answer, said):
+    checks.prove(site(), SETTINGS, Supervisor(entry()), {})
+    assert 4 <= len(gunicorn.hosts) <= 8, "until the second has answered, and no longer"
+    workers[list(workers)[1]] = answer
+    with pytest.raises(checks.Bad, match=said):
+        checks.prove(site(), SETTINGS, Supervisor(entry()), {})
+    asked = len(gunicorn.hosts)
+    checks.prove(site(), SETTINGS, Supervisor(entry()), {"/": 500})
+    assert len(gunicorn.hosts) == asked, "what was broken before is not asked, and so not counted as its errors"
+
+
+def test_a_worker_that_takes_no_request_is_not_waited_for(site, checks, gunicorn, workers):
+    idle = subprocess.Popen(["sleep", "60"])
+    begun = time.monotonic()
+    checks.prove(site(), SETTINGS | {"response_seconds": 30}, Supervisor(entry()), {})
+    idle.kill()
+    idle.wait()
+    assert time.monotonic() - begun < 10 and len(gunicorn.hosts) < 100
 
 
 # With visitors
@@ -309,7 +360,7 @@ def test_the_watch_takes_the_time_that_it_is_given_and_no_more(checks, monkeypat
     monkeypatch.setattr(checks.time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(checks.time, "sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds))
     monkeypatch.setattr(checks, "prove", lambda *_: None)
-    one = SimpleNamespace(look=lambda: looks.append(clock[0]), site=None, settings={}, known={})
+    one = SimpleNamespace(look=lambda: looks.append(clock[0]), site=None, settings={}, supervisor=None, known={})
     checks.watch([one], 101.2)
     assert looks == [100, 100.5, 101, 101.2]
 

@@ -53,7 +53,8 @@ def get(wrapper, tmp_path):
 
 def test_live_says_what_runs(get):
     status, body = get("/health/live")
-    assert (status, json.loads(body)) == (200, {**IDENTITY, "requests": {"under_way": 0, "answered": 0, "failed": 0}})
+    requests = {"under_way": 0, "answered": 0, "failed": 0, "workers": {}}
+    assert (status, json.loads(body)) == (200, {**IDENTITY, "requests": requests})
 
 
 def test_live_counts_what_the_project_answers_in_every_worker(get):
@@ -64,7 +65,10 @@ def test_live_counts_what_the_project_answers_in_every_worker(get):
         get("/500"), get("/")
         os._exit(0)
     os.waitpid(worker, 0)
-    assert json.loads(get("/health/live")[1])["requests"] == {"under_way": 0, "answered": 6, "failed": 3}
+    # That a worker has ended takes nothing away.
+    workers = {f"{os.getpid()}": 4}
+    requests = {"under_way": 0, "answered": 6, "failed": 3, "workers": workers}
+    assert json.loads(get("/health/live")[1])["requests"] == requests
 
 
 def test_live_counts_what_is_under_way_but_not_of_a_worker_that_died(wrapper, tmp_path):
@@ -85,7 +89,8 @@ def test_live_counts_what_is_under_way_but_not_of_a_worker_that_died(wrapper, tm
         time.sleep(0.01)
     counters.add(under_way=-1)
     application({"PATH_INFO": "/"}, lambda *_: None)
-    assert counters.totals() == {"under_way": 1, "answered": 1, "failed": 0}
+    workers = {os.getpid(): 1, worker: 0}
+    assert counters.totals() == {"under_way": 1, "answered": 1, "failed": 0, "workers": workers}
     os.kill(worker, signal.SIGKILL)
     os.waitpid(worker, 0)
     assert counters.totals()["under_way"] == 0

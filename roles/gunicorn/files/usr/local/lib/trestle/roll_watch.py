@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Container
+from concurrent.futures import ThreadPoolExecutor
 
 from host_processes import processes
 from roll_sites import Site, Supervisor, load
@@ -13,6 +15,8 @@ PERIOD_SECONDS = 0.5
 ERRORS_ALLOWED = 2
 # A process that ended so often before it was ready will not come up.
 STARTS_ALLOWED = 2
+# A worker takes requests as it comes: that often all of them are asked for, until each has answered one.
+ROUNDS = 20
 
 
 class Bad(Exception):
@@ -42,22 +46,42 @@ def await_ready(sites: list[Site], supervisor: Supervisor, seconds: float) -> No
         time.sleep(0.1)
 
 
-def broken(site: Site, settings: dict) -> dict[str, int]:
-    """The smoke paths that are not answered well, with their status; 0 is no answer in time."""
-    found = {}
-    for path in settings["smoke_paths"]:
-        status, _ = site.get(path, settings["host"], settings["response_seconds"])
-        if not 0 < status < 500:
-            found[path] = status
+def workers(site: Site, supervisor: Supervisor) -> set[int]:
+    """The processes of its gunicorn that answer requests."""
+    gunicorn = {entry["pid"] for entry in supervisor.processes(site.name) if entry["name"] == f"{site.name}-gunicorn"}
+    return {process.pid for process in processes().values() if process.parent in gunicorn - {0}}
+
+
+def broken(site: Site, settings: dict, supervisor: Supervisor, known: Container[str] = ()) -> dict[str, int]:
+    """The smoke paths, but for those ``known``, that are not answered well, with their status; 0 is no answer in time.
+    They are asked until every worker has answered: one may be bad, or be so soon, and the next not."""
+
+    def ask(path: str) -> int:
+        return site.get(path, settings["host"], settings["response_seconds"])[0]
+
+    found: dict[str, int] = {}
+    paths = [path for path in settings["smoke_paths"] if path not in known]
+    silent, before = workers(site, supervisor), site.answered()
+    at_once = len(silent) or 1
+    deadline = time.monotonic() + settings["response_seconds"]
+    with ThreadPoolExecutor(at_once) as executor:
+        for _ in range(ROUNDS):
+            if not (asked := [path for path in paths if path not in found] * at_once):
+                break
+            for path, status in zip(asked, executor.map(ask, asked), strict=True):
+                if not 0 < status < 500:
+                    found[path] = status
+            silent -= {worker for worker, count in site.answered().items() if count > before.get(worker, 0)}
+            if not silent or time.monotonic() > deadline:
+                break
     return found
 
 
-def prove(site: Site, settings: dict, known: dict[str, int]) -> None:
+def prove(site: Site, settings: dict, supervisor: Supervisor, known: dict[str, int]) -> None:
     """Its smoke paths are answered; what the release before could not answer either is not held against it."""
-    for path, status in broken(site, settings).items():
-        if path not in known:
-            said = f"answers with status {status}" if status else f"gives no answer in {settings['response_seconds']} s"
-            raise Bad(site, f"{said} to {path}")
+    for path, status in broken(site, settings, supervisor, known).items():
+        said = f"answers with status {status}" if status else f"gives no answer in {settings['response_seconds']} s"
+        raise Bad(site, f"{said} to {path}")
 
 
 class Watch:
@@ -77,13 +101,9 @@ class Watch:
         """The processes that must still be there at the end: each program's own, and gunicorn's workers."""
         found = {}
         for entry in self.supervisor.processes(self.site.name):
-            main = entry["pid"]
-            if main:
-                found[main] = entry["name"]
-            if main and entry["name"] == f"{self.site.name}-gunicorn":
-                workers = (process.pid for process in processes().values() if process.parent == main)
-                found |= dict.fromkeys(workers, "a worker of gunicorn")
-        return found
+            if entry["pid"]:
+                found[entry["pid"]] = entry["name"]
+        return found | dict.fromkeys(workers(self.site, self.supervisor), "a worker of gunicorn")
 
     def look(self) -> None:
         self.look_at_memory()
@@ -124,5 +144,5 @@ def watch(watches: list[Watch], until: float) -> None:
             one.look()
         time.sleep(max(0, min(PERIOD_SECONDS, until - time.monotonic())))
     for one in watches:
-        prove(one.site, one.settings, one.known)
+        prove(one.site, one.settings, one.supervisor, one.known)
         one.look()

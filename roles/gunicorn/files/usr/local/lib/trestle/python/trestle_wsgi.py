@@ -1,7 +1,8 @@
 """The WSGI application that gunicorn runs: the project's own, with the health answers before it.
 
-GET /health/live   200 {"site", "host", "release", "digest", "requests": {"under_way", "answered", "failed"}}; failed
-                   are answers of status 500 and above, of all workers since the start
+GET /health/live   200 {"site", "host", "release", "digest", "requests": {"under_way", "answered", "failed",
+                   "workers"}}; failed are answers of status 500 and above, of all workers since the start, and workers
+                   has what each process that lives has answered
 GET /health/ready  200 with "ready": true, or 503 with "ready": false and "reasons"; "deploy" is the number of the last
                    deploy that this host took part in to the end, and "canary": true says that its release is watched
 
@@ -120,11 +121,12 @@ class Counters:
 
     def totals(self):
         slots = list(self.SLOT.iter_unpack(self.memory))
-        alive = [slot for slot in slots if slot[1] > 0 and os.path.exists(f"/proc/{slot[0]}")]
+        alive = [slot for slot in slots if slot[0] and os.path.exists(f"/proc/{slot[0]}")]
         return {
             "under_way": sum(slot[1] for slot in alive),
             "answered": sum(slot[2] for slot in slots),
             "failed": sum(slot[3] for slot in slots),
+            "workers": {slot[0]: slot[2] for slot in alive},
         }
 
 
