@@ -173,10 +173,9 @@ class Site:
             return None
         return said if isinstance(said, dict) else None
 
-    def answered(self) -> dict[int, int]:
-        """How many requests each of gunicorn's workers has answered; nothing of one that has had none."""
-        counts = (self.health("live") or {}).get("requests", {}).get("workers", {})
-        return {int(worker): count for worker, count in counts.items()}
+    def requests(self) -> dict:
+        """What /health/live counts; nothing where there is no answer."""
+        return {"answered": 0, "failed": 0, "workers": {}} | (self.health("live") or {}).get("requests", {})
 
     def reason(self, supervisor: Supervisor, ready: bool = False) -> str:
         """Why this site must be restarted, or with ``ready`` why it is not fit to be given back; or nothing."""

@@ -15,7 +15,7 @@ PERIOD_SECONDS = 0.5
 ERRORS_ALLOWED = 2
 # A process that ended so often before it was ready will not come up.
 STARTS_ALLOWED = 2
-# A worker takes requests as it comes: that often all of them are asked for, until each has answered one.
+# Which worker takes a request is chance: so often there are as many requests as workers, until each has answered one.
 ROUNDS = 20
 
 
@@ -46,9 +46,9 @@ def await_ready(sites: list[Site], supervisor: Supervisor, seconds: float) -> No
         time.sleep(0.1)
 
 
-def workers(site: Site, supervisor: Supervisor) -> set[int]:
-    """The processes of its gunicorn that answer requests."""
-    gunicorn = {entry["pid"] for entry in supervisor.processes(site.name) if entry["name"] == f"{site.name}-gunicorn"}
+def workers(site: Site, entries: list[dict]) -> set[int]:
+    """The processes that answer the site's requests; ``entries`` is what supervisor says of it."""
+    gunicorn = {entry["pid"] for entry in entries if entry["name"] == f"{site.name}-gunicorn"}
     return {process.pid for process in processes().values() if process.parent in gunicorn - {0}}
 
 
@@ -61,7 +61,7 @@ def broken(site: Site, settings: dict, supervisor: Supervisor, known: Container[
 
     found: dict[str, int] = {}
     paths = [path for path in settings["smoke_paths"] if path not in known]
-    silent, before = workers(site, supervisor), site.answered()
+    silent, before = workers(site, supervisor.processes(site.name)), site.requests()["workers"]
     at_once = len(silent) or 1
     deadline = time.monotonic() + settings["response_seconds"]
     with ThreadPoolExecutor(at_once) as executor:
@@ -71,7 +71,8 @@ def broken(site: Site, settings: dict, supervisor: Supervisor, known: Container[
             for path, status in zip(asked, executor.map(ask, asked), strict=True):
                 if not 0 < status < 500:
                     found[path] = status
-            silent -= {worker for worker, count in site.answered().items() if count > before.get(worker, 0)}
+            now = site.requests()["workers"]
+            silent -= {int(worker) for worker, count in now.items() if count > before.get(worker, 0)}
             if not silent or time.monotonic() > deadline:
                 break
     return found
@@ -90,20 +91,15 @@ class Watch:
     def __init__(self, site: Site, supervisor: Supervisor, settings: dict, known: dict[str, int]):
         self.site, self.supervisor, self.settings, self.known = site, supervisor, settings, known
         self.programs = {site.name: site.programs()}
-        self.requests = self.counted()
+        self.requests = site.requests()
         self.workers = self.processes()
         self.silent = 0
 
-    def counted(self) -> dict[str, int]:
-        return (self.site.health("live") or {}).get("requests", {"answered": 0, "failed": 0})
-
     def processes(self) -> dict[int, str]:
         """The processes that must still be there at the end: each program's own, and gunicorn's workers."""
-        found = {}
-        for entry in self.supervisor.processes(self.site.name):
-            if entry["pid"]:
-                found[entry["pid"]] = entry["name"]
-        return found | dict.fromkeys(workers(self.site, self.supervisor), "a worker of gunicorn")
+        entries = self.supervisor.processes(self.site.name)
+        found = {entry["pid"]: entry["name"] for entry in entries if entry["pid"]}
+        return found | dict.fromkeys(workers(self.site, entries), "a worker of gunicorn")
 
     def look(self) -> None:
         self.look_at_memory()
