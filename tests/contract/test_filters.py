@@ -3,9 +3,14 @@
 import collections
 import copy
 import importlib.util
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+import yaml
 from ansible.errors import AnsibleFilterError
 from environments import REAL, ROOT, environment
 
@@ -31,6 +36,25 @@ def test_no_two_filters_have_one_name():
             named[name].add(str(file.relative_to(ROOT)))
     assert len(named) > 20
     assert not {name: files for name, files in named.items() if len(files) > 1}
+
+
+def test_the_files_of_filters_are_loaded_once_in_a_run_and_not_in_each_process(tmp_path):
+    tasks = [
+        {"ansible.builtin.debug": {"msg": "{{ 'it' | noted }}"}},
+        {"ansible.builtin.assert": {"that": "'it' | noted"}},
+    ]
+    (tmp_path / "play.yml").write_text(yaml.safe_dump([{"hosts": "all", "gather_facts": False, "tasks": tasks}]))
+    (tmp_path / "hosts").write_text("one\ntwo\n")
+    (tmp_path / "filter_plugins").mkdir()
+    (tmp_path / "filter_plugins/noted.py").write_text(
+        f"with open({str(tmp_path / 'loads')!r}, 'a') as file:\n    print('loaded', file=file)\n\n\n"
+        "class FilterModule:\n    def filters(self):\n        return {'noted': lambda text: text == 'it'}\n"
+    )
+    command = [Path(sys.executable).parent / "ansible-playbook", "-i", "hosts", "play.yml"]
+    settings = os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")}
+    done = subprocess.run(command, cwd=tmp_path, env=settings, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.count("msg: true") == 2, done.stdout + done.stderr
+    assert (tmp_path / "loads").read_text() == "loaded\n"
 
 
 def test_resolve_returns_an_address_as_it_is(monkeypatch):

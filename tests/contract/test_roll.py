@@ -210,13 +210,23 @@ def test_a_program_that_ends_each_time_is_not_waited_for(site, checks):
     supervisor.processes = lambda group=None: [entry(statename="BACKOFF", pid=0, stop=time.monotonic_ns())]
     begun = time.monotonic()
     with pytest.raises(checks.Bad, match="shop does not start: shop-gunicorn ends each time"):
-        checks.await_ready([site()], supervisor, 30)
+        checks.await_ready([site()], supervisor, 30, settled=False)
     assert time.monotonic() - begun < 5
 
 
 def test_what_never_is_ready_is_given_up(site, checks):
     with pytest.raises(checks.Bad, match=r"shop runs release None, wanted is a1 after 0\.3 s"):
-        checks.await_ready([site()], Supervisor(entry()), 0.3)
+        checks.await_ready([site()], Supervisor(entry()), 0.3, settled=False)
+
+
+def test_a_program_that_answers_nobody_holds_visitors_up_only_until_it_has_stayed_up(site, gunicorn):
+    shop = site()
+    gunicorn.answers["/health/live"] = (200, json.dumps({"release": "a1", "digest": "one"}).encode())
+    starting = Supervisor(entry(), entry(name="shop-tidy", statename="STARTING"))
+    assert shop.reason(starting) == ""
+    assert shop.reason(starting, ready=True, settled=True) == "shop-tidy is STARTING, not RUNNING"
+    failing = Supervisor(entry(), entry(name="shop-tidy", statename="BACKOFF", pid=0))
+    assert shop.reason(failing) == shop.reason(failing, ready=True) == "shop-tidy is BACKOFF, not RUNNING"
 
 
 @pytest.mark.parametrize(
@@ -374,10 +384,11 @@ def rolled(roll, monkeypatch, tmp_path):
         monkeypatch.setattr(roll, name, tmp_path / name)
     watched = []
     monkeypatch.setattr(roll, "watch", lambda watches, seconds: watched.append(seconds))
+    monkeypatch.setattr(roll, "await_ready", lambda *_, **__: None)
     monkeypatch.setattr(roll.Pool, "change", lambda *_: {})
 
     def make(sites: list, canary: bool = True):
-        settings = {"canary_seconds": 10, "sites": {each.name: SETTINGS for each in sites}}
+        settings = {"canary_seconds": 10, "start_seconds": 1, "sites": {each.name: SETTINGS for each in sites}}
         once = roll.Roll(sites, settings, roll.Pool(sites, []), canary)
         once.watched = watched
         monkeypatch.setattr(once, "reasons", lambda: ["shop: does not answer"])
@@ -389,6 +400,37 @@ def rolled(roll, monkeypatch, tmp_path):
             each.switch(setup)
 
     return make
+
+
+def test_it_is_tried_while_its_programs_start_and_given_back_when_they_have_stayed_up(site, rolled, roll, monkeypatch):
+    done = []
+    once = rolled([site()])
+    monkeypatch.setattr(roll, "await_ready", lambda *_, settled: done.append("settled") if settled else None)
+    monkeypatch.setattr(roll, "prove", lambda *_: done.append("tried"))
+    monkeypatch.setattr(roll.Pool, "change", lambda _, flag, raised, *__: done.append("out" if raised else "in") or {})
+    assert once.run()["changed"] is True
+    assert done[:4] == ["out", "tried", "settled", "in"]
+
+
+def test_what_is_broken_already_is_asked_while_the_load_balancers_take_note(site, gunicorn, rolled, roll, monkeypatch):
+    gunicorn.answers["/health/live"] = (200, b'{"release": "a0"}')
+    draining, asked = threading.Event(), threading.Event()
+    once, known = rolled([site()]), []
+
+    def broken(*_) -> dict:
+        asked.set()
+        return {"/": 500} if draining.wait(5) else {}
+
+    def change(_, flag, raised, *__) -> dict:
+        draining.set()
+        assert asked.wait(5), "it waits for the drain"
+        return {}
+
+    monkeypatch.setattr(roll, "broken", broken)
+    monkeypatch.setattr(roll.Pool, "change", change)
+    monkeypatch.setattr(roll, "prove", lambda *arguments: known.append(arguments[-1]))
+    assert once.run()["changed"] is True
+    assert known[0] == {"/": 500}, "and not before it begins"
 
 
 @pytest.mark.parametrize("canary", [True, False])

@@ -177,8 +177,9 @@ class Site:
         """What /health/live counts; nothing where there is no answer."""
         return {"answered": 0, "failed": 0, "workers": {}} | (self.health("live") or {}).get("requests", {})
 
-    def reason(self, supervisor: Supervisor, ready: bool = False) -> str:
-        """Why this site must be restarted, or with ``ready`` why it is not fit to be given back; or nothing."""
+    def reason(self, supervisor: Supervisor, ready: bool = False, settled: bool = False) -> str:
+        """Why this site must be restarted; with ``ready`` also why it cannot have visitors yet, and with ``settled``
+        why a program beside gunicorn may still end as soon as it was started; or nothing."""
         if not self.wanted:
             return ""
         live = self.health("live")
@@ -188,7 +189,7 @@ class Site:
             return reason
         for process in supervisor.processes(self.name):
             # gunicorn has answered for itself.
-            if process["name"] != f"{self.name}-gunicorn" and (reason := self.reason_of(process, ready)):
+            if process["name"] != f"{self.name}-gunicorn" and (reason := self.reason_of(process, settled)):
                 return f"{process['name']} {reason}"
         if ready:
             answer = self.health("ready")
@@ -202,9 +203,9 @@ class Site:
             return f"runs release {release}, wanted is {self.wanted}"
         return "runs with an earlier configuration" if digest != self.digest else ""
 
-    def reason_of(self, process: dict, ready: bool) -> str:
-        """The same of one process. One that ended and is started again is as it should be, but not yet ready."""
-        if process["statename"] == "STARTING" and not ready:
+    def reason_of(self, process: dict, settled: bool) -> str:
+        """The same of one process. One that ended and is started again is as it should be, but not yet settled."""
+        if process["statename"] == "STARTING" and not settled:
             return ""
         if process["statename"] != "RUNNING":
             return f"is {process['statename']}, not RUNNING"

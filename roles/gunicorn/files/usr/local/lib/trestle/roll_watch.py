@@ -27,12 +27,13 @@ class Bad(Exception):
         self.site = site
 
 
-def await_ready(sites: list[Site], supervisor: Supervisor, seconds: float) -> None:
-    """Until every site runs what is wanted; sooner where a program ends as often as it is started."""
+def await_ready(sites: list[Site], supervisor: Supervisor, seconds: float, settled: bool) -> None:
+    """Until every site can have visitors, and with ``settled`` each of its programs has stayed up as long as supervisor
+    wants; sooner where one ends as often as it is started."""
     deadline = time.monotonic() + seconds
     starts: dict[str, set[int]] = {}
     waiting = list(sites)
-    while waiting := [site for site in waiting if site.reason(supervisor, ready=True)]:
+    while waiting := [site for site in waiting if site.reason(supervisor, True, settled)]:
         for site in waiting:
             for process in supervisor.processes(site.name):
                 if process["statename"] in ("BACKOFF", "FATAL", "EXITED"):
@@ -42,7 +43,7 @@ def await_ready(sites: list[Site], supervisor: Supervisor, seconds: float) -> No
                         raise Bad(site, f"does not start: {process['name']} ends each time ({process['description']})")
         if time.monotonic() > deadline:
             site = waiting[0]
-            raise Bad(site, f"{site.reason(supervisor, ready=True) or 'came up too late'} after {seconds:g} s")
+            raise Bad(site, f"{site.reason(supervisor, True, settled) or 'came up too late'} after {seconds:g} s")
         time.sleep(0.1)
 
 
