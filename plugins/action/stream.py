@@ -15,9 +15,12 @@ from typing import BinaryIO
 from ansible.plugins.action import ActionBase
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+# One program of the build host, which is the other end of it.
+sys.path.insert(1, str(Path(__file__).resolve().parents[2] / "roles/build/files/usr/local/lib/trestle"))
+
+from tar_delta import LACKING, PIECES, Delta, delta, whole
 
 from plugins import shell
-from plugins.tar_delta import Delta, delta
 
 OPTIONS = {
     "cmd": {"type": "str", "required": True},
@@ -65,15 +68,15 @@ def packed(files: list[str], contents: dict[str, str] | None = None, deltas: dic
 def unpacked(archive: str, folder: Path) -> list[str]:
     """The names of the files that are in the folder now."""
     folder.mkdir(parents=True, exist_ok=True)
-    names = []
     with tarfile.open(fileobj=io.BytesIO(base64.b64decode(archive))) as tar:
-        for member in filter(tarfile.TarInfo.isfile, tar):
-            name = Path(member.name).name
-            unfinished = folder / f".{name}.{os.getpid()}"
-            unfinished.write_bytes(tar.extractfile(member).read())
-            unfinished.replace(folder / name)
-            names.append(name)
-    return names
+        files = {Path(member.name).name: tar.extractfile(member).read() for member in tar if member.isfile()}
+    for name in [name.removesuffix(PIECES) for name in files if name.endswith(PIECES)]:
+        files[name] = whole(files.pop(f"{name}{PIECES}"), files.pop(f"{name}{LACKING}"), folder)
+    for name, content in files.items():
+        unfinished = folder / f".{name}.{os.getpid()}"
+        unfinished.write_bytes(content)
+        unfinished.replace(folder / name)
+    return list(files)
 
 
 def command(cmd: str, chdir: str | None, sends: bool, receives: bool, deltas: list[Delta]) -> str:

@@ -220,12 +220,23 @@ def alike(releases: list[dict], told: dict[str, dict], host: str) -> dict[str, s
         return {}
     found, lacks = {}, to_copy(releases, told, host)
     for release in releases:
-        runs = told[host]["sites"].get(release["site"], {}).get("current")
-        name = next((name for name in told[host]["artifacts"] if runs and name.endswith(f"-{runs}.tar")), "")
-        old = Path(release["artifact"]).with_name(name) if name and release["artifact"] in lacks else None
-        if old and old.is_file():
-            found[release["artifact"]] = str(old)
+        if release["artifact"] in lacks and (name := artifact_that_runs(release["site"], told, host)):
+            old = Path(release["artifact"]).with_name(name)
+            if old.is_file():
+                found[release["artifact"]] = str(old)
     return found
+
+
+def artifact_that_runs(site: str, told: dict[str, dict], host: str) -> str:
+    """The name of that of the release that a host runs; empty where it does not keep it."""
+    runs = told[host]["sites"].get(site, {}).get("current")
+    return next((name for name in told[host]["artifacts"] if runs and name.endswith(f"-{runs}.tar")), "")
+
+
+def alike_here(site: str, told: dict[str, dict], store: str) -> str:
+    """The name of an artifact that is known here, and of which a new one of the site has most: one that a host runs."""
+    names = [artifact_that_runs(site, told, host) for host in told]
+    return next((name for name in names if name and (Path(store) / name).is_file()), "")
 
 
 def files_wanted(told: dict[str, dict], releases: list[dict]) -> list[dict]:
@@ -297,6 +308,7 @@ class FilterModule:
     def filters(self):
         return {
             "alike": alike,
+            "alike_here": alike_here,
             "files_wanted": files_wanted,
             "holder_of_both": holder_of_both,
             "pins": pins,

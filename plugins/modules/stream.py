@@ -35,6 +35,7 @@ options:
   receive:
     description:
       - A folder on the controller. The command's standard output is a tar archive then, whose files are put there.
+        It may be one that C(tar_delta.py) has written, of a file that is much like one in the folder.
       - Without it the standard output is returned as C(stdout).
     type: path
 """

@@ -215,8 +215,9 @@ def test_of_an_artifact_the_host_has_most_where_it_runs_a_release_that_is_known_
     def alike(name: str) -> dict[str, str]:
         return history.alike([release], told, name)
 
-    assert not any(alike(name) for name in (*told, "blank"))
+    assert not any(alike(name) for name in (*told, "blank")) and not history.alike_here("news", told, tmp_path)
     (tmp_path / "key-b.tar").touch()
+    assert history.alike_here("news", told, tmp_path) == "key-b.tar" and not history.alike_here("blog", told, tmp_path)
     known = {f"{tmp_path}/key-c.tar": f"{tmp_path}/key-b.tar"}
     assert {name for name in (*told, "blank") if alike(name) == known} == {"web1", "web2"}
     assert not any(alike(name) for name in ("web3", "web4", "blank"))

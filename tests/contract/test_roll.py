@@ -402,14 +402,19 @@ def rolled(roll, monkeypatch, tmp_path):
     return make
 
 
-def test_it_is_tried_while_its_programs_start_and_given_back_when_they_have_stayed_up(site, rolled, roll, monkeypatch):
+@pytest.mark.parametrize(
+    ("canary", "order"), [(True, ["out", "tried", "settled", "in"]), (False, ["out", "tried", "in", "settled"])]
+)
+def test_it_is_tried_while_its_programs_start_and_a_canary_waits_for_them(
+    site, rolled, roll, monkeypatch, canary, order
+):
     done = []
-    once = rolled([site()])
+    once = rolled([site()], canary)
     monkeypatch.setattr(roll, "await_ready", lambda *_, settled: done.append("settled") if settled else None)
     monkeypatch.setattr(roll, "prove", lambda *_: done.append("tried"))
     monkeypatch.setattr(roll.Pool, "change", lambda _, flag, raised, *__: done.append("out" if raised else "in") or {})
     assert once.run()["changed"] is True
-    assert done[:4] == ["out", "tried", "settled", "in"]
+    assert done[:4] == order
 
 
 def test_what_is_broken_already_is_asked_while_the_load_balancers_take_note(site, gunicorn, rolled, roll, monkeypatch):

@@ -1,5 +1,6 @@
 """Files to a host, a command there and files back, in one step (plugins/action/stream.py)."""
 
+import base64
 import io
 import os
 import random
@@ -165,6 +166,35 @@ def test_all_is_sent_where_the_host_has_not_that_file(tmp_path, host, theirs, se
     assert {path.name for path in host.iterdir()} == {new.name, "ran", *[old.name] * (theirs in content)}
     sizes = sorted(path.stat().st_size for path in tmp_path.glob("sh.*.stdin") if path.stat().st_size)
     assert len(sizes) == sent and sizes[0] < 50_000, sizes
+
+
+def delta_of(new: Path, old: Path) -> str:
+    """What a host with both sends of the one."""
+    program = ROOT / "roles/build/files/usr/local/lib/trestle/tar_delta.py"
+    done = subprocess.run([sys.executable, "-B", program, new, old], capture_output=True, check=True)
+    return base64.b64encode(done.stdout).decode()
+
+
+def test_of_what_comes_back_only_that_comes_which_is_not_here(tmp_path):
+    new = tarred(tmp_path / "there/key-b.tar", **BEFORE | {"manifest": b"2" * 2000, "views": b"new" * 100})
+    old, back = tarred(tmp_path / "there/key-a.tar", **BEFORE), tmp_path / "back"
+    whole = delta_of(new, tmp_path / "there/key-0.tar")
+    assert plugin.unpacked(whole, back) == [new.name] and (back / new.name).read_bytes() == new.read_bytes()
+    (back / new.name).unlink()
+    shutil.copy(old, back)
+    little = delta_of(new, old)
+    assert plugin.unpacked(little, back) == [new.name] and len(little) < 40_000 < len(whole)
+    assert (back / new.name).read_bytes() == new.read_bytes()
+    assert {path.name for path in back.iterdir()} == {new.name, old.name}
+
+
+def test_what_comes_back_is_refused_where_the_file_here_is_another(tmp_path):
+    new = tarred(tmp_path / "there/key-b.tar", **BEFORE | {"manifest": b"2"})
+    old = tarred(tmp_path / "there/key-a.tar", **BEFORE)
+    another = tarred(tmp_path / "back/key-a.tar", **BEFORE | {"django": WHEELS["django"][::-1]})
+    with pytest.raises(ValueError, match=r"key-a\.tar"):
+        plugin.unpacked(delta_of(new, old), another.parent)
+    assert [path.name for path in another.parent.iterdir()] == [another.name]
 
 
 def play(tmp_path: Path, *options: str, **arguments) -> subprocess.CompletedProcess:

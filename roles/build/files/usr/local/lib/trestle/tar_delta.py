@@ -1,9 +1,15 @@
-"""What one tar file lacks of another, so that a host that has the one need not be sent the whole of the other."""
+"""What one tar file lacks of another, so that who has the one need not be sent the whole of the other.
+
+tar_delta.py NEW OLD writes a tar archive of that, or of NEW itself; plugins/action/stream.py makes NEW of it again.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import io
+import json
 import shlex
+import sys
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +19,9 @@ from pathlib import Path
 LEAST = 64 * 1024
 # Each piece takes some of a command's length.
 MOST_PIECES = 100
+
+
+LACKING, PIECES = ".lacking", ".pieces"
 
 
 @dataclass(frozen=True)
@@ -26,7 +35,7 @@ class Delta:
 
     @property
     def lacking_name(self) -> str:
-        return f"{self.name}.lacking"
+        return f"{self.name}{LACKING}"
 
     def join(self, folder: str) -> str:
         """For a host's shell, in the folder of the file that it has: the whole, made in another folder of what lies
@@ -74,7 +83,7 @@ def compared(new: Path, old: Path) -> Delta:
                 continue
         runs.append((start, end, found))
     whole = new.read_bytes()
-    name, lacking, pieces = f"{new.name}.lacking", b"", []
+    name, lacking, pieces = f"{new.name}{LACKING}", b"", []
     for start, end, found in runs:
         if found is not None and end - start >= LEAST:
             pieces.append((old.name, found, end - start))
@@ -82,3 +91,31 @@ def compared(new: Path, old: Path) -> Delta:
             pieces.append((name, len(lacking), end - start))
             lacking += whole[start:end]
     return Delta(new.name, hashlib.sha256(whole).hexdigest(), lacking, pieces)
+
+
+def whole(described: bytes, lacking: bytes, folder: Path) -> bytes:
+    """NEW, of what was written of it and the files of a folder."""
+    told, content = json.loads(described), b""
+    for file, start, count in told["pieces"]:
+        there = lacking if file.endswith(LACKING) else (folder / file).read_bytes()
+        content += there[start : start + count]
+    if hashlib.sha256(content).hexdigest() != told["digest"]:
+        raise ValueError(f"{folder}: a file that was taken for that of another host is not the same: {told['pieces']}")
+    return content
+
+
+def main() -> None:
+    new, old = map(Path, sys.argv[1:])
+    with tarfile.open(fileobj=sys.stdout.buffer, mode="w|") as tar:
+        if not (one := delta(new, old)):
+            tar.add(new, new.name)
+            return
+        described = json.dumps({"digest": one.digest, "pieces": one.pieces}).encode()
+        for name, content in ((one.lacking_name, one.lacking), (f"{one.name}{PIECES}", described)):
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+
+
+if __name__ == "__main__":
+    main()
