@@ -100,7 +100,8 @@ def whole(described: bytes, lacking: bytes, folder: Path) -> bytes:
         there = lacking if file.endswith(LACKING) else (folder / file).read_bytes()
         content += there[start : start + count]
     if hashlib.sha256(content).hexdigest() != told["digest"]:
-        raise ValueError(f"{folder}: a file that was taken for that of another host is not the same: {told['pieces']}")
+        old = next(file for file, *_ in told["pieces"] if not file.endswith(LACKING))
+        raise ValueError(f"{folder / old} is damaged: remove it, and run the same command again.")
     return content
 
 
