@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 # One program of the build host, which is the other end of it.
 sys.path.insert(1, str(Path(__file__).resolve().parents[2] / "roles/build/files/usr/local/lib/trestle"))
 
-from tar_delta import LACKING, PIECES, Delta, delta, whole
+from tar_delta import LACKING, PIECES, Delta, delta, made_whole
 
 from plugins import shell
 
@@ -71,7 +71,7 @@ def unpacked(archive: str, folder: Path) -> list[str]:
     with tarfile.open(fileobj=io.BytesIO(base64.b64decode(archive))) as tar:
         files = {Path(member.name).name: tar.extractfile(member).read() for member in tar if member.isfile()}
     for name in [name.removesuffix(PIECES) for name in files if name.endswith(PIECES)]:
-        files[name] = whole(files.pop(f"{name}{PIECES}"), files.pop(f"{name}{LACKING}"), folder)
+        files[name] = made_whole(files.pop(f"{name}{PIECES}"), files.pop(f"{name}{LACKING}"), folder)
     for name, content in files.items():
         unfinished = folder / f".{name}.{os.getpid()}"
         unfinished.write_bytes(content)

@@ -220,23 +220,23 @@ def alike(releases: list[dict], told: dict[str, dict], host: str) -> dict[str, s
         return {}
     found, lacks = {}, to_copy(releases, told, host)
     for release in releases:
-        if release["artifact"] in lacks and (name := artifact_that_runs(release["site"], told, host)):
-            old = Path(release["artifact"]).with_name(name)
-            if old.is_file():
-                found[release["artifact"]] = str(old)
+        old = artifact_that_runs(release["site"], told, host, Path(release["artifact"]).parent)
+        if old and release["artifact"] in lacks:
+            found[release["artifact"]] = str(old)
     return found
 
 
-def artifact_that_runs(site: str, told: dict[str, dict], host: str) -> str:
-    """The name of that of the release that a host runs; empty where it does not keep it."""
+def artifact_that_runs(site: str, told: dict[str, dict], host: str, store: Path) -> Path | None:
+    """That of the release that a host runs, where the host keeps it and it is known here too."""
     runs = told[host]["sites"].get(site, {}).get("current")
-    return next((name for name in told[host]["artifacts"] if runs and name.endswith(f"-{runs}.tar")), "")
+    name = next((name for name in told[host]["artifacts"] if runs and name.endswith(f"-{runs}.tar")), "")
+    return store / name if name and (store / name).is_file() else None
 
 
 def alike_here(site: str, told: dict[str, dict], store: str) -> str:
     """The name of an artifact that is known here, and of which a new one of the site has most: one that a host runs."""
-    names = [artifact_that_runs(site, told, host) for host in told]
-    return next((name for name in names if name and (Path(store) / name).is_file()), "")
+    known = (artifact_that_runs(site, told, host, Path(store)) for host in told)
+    return next((old.name for old in known if old), "")
 
 
 def files_wanted(told: dict[str, dict], releases: list[dict]) -> list[dict]:

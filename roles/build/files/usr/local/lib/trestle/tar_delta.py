@@ -19,8 +19,7 @@ from pathlib import Path
 LEAST = 64 * 1024
 # Each piece takes some of a command's length.
 MOST_PIECES = 100
-
-
+# What is written in place of a file: what it lacks, and how it is made of that.
 LACKING, PIECES = ".lacking", ".pieces"
 
 
@@ -93,12 +92,18 @@ def compared(new: Path, old: Path) -> Delta:
     return Delta(new.name, hashlib.sha256(whole).hexdigest(), lacking, pieces)
 
 
-def whole(described: bytes, lacking: bytes, folder: Path) -> bytes:
+def made_whole(described: bytes, lacking: bytes, folder: Path) -> bytes:
     """NEW, of what was written of it and the files of a folder."""
-    told, content = json.loads(described), b""
-    for file, start, count in told["pieces"]:
-        there = lacking if file.endswith(LACKING) else (folder / file).read_bytes()
-        content += there[start : start + count]
+
+    def piece(file: str, start: int, count: int) -> bytes:
+        if file.endswith(LACKING):
+            return lacking[start : start + count]
+        with (folder / file).open("rb") as there:
+            there.seek(start)
+            return there.read(count)
+
+    told = json.loads(described)
+    content = b"".join(piece(*one) for one in told["pieces"])
     if hashlib.sha256(content).hexdigest() != told["digest"]:
         old = next(file for file, *_ in told["pieces"] if not file.endswith(LACKING))
         raise ValueError(f"{folder / old} is damaged: remove it, and run the same command again.")
